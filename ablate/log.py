@@ -1,0 +1,165 @@
+"""The append-only log: the truth about every trial.
+
+One file per sweep under `<home>/log`, one JSON object per line, written by the one driver that holds the sweep's lock, and
+fsynced where losing the line would repeat or lose work. A trial finished in any sweep of the home is finished in all.
+MLflow, Optuna, Parquet and reports are projections of these files.
+
+Lines, all with "time" (UTC, seconds since the epoch):
+    {"kind": "sweep", "study": {...}, "scale": ..., "arms": [...]|null, "blocks": n|null, "command": ..., "provenance": {...}}
+        a driver started. The last one of a file is the sweep as it was launched.
+    {"kind": "started", "trial": id, "attempt": n, "where": host/device}
+    {"kind": "epochs", "trial": id, "epochs": [{"epoch": k, "seconds": s, "metrics": {...}}, ...]}
+        progress of a long trial, not fsynced, for the live view only; repeated in the end line.
+    {"kind": "ended", "trial": id, "record": {...}}     see `Record`; the only line that finishes a trial.
+    {"kind": "lost", "trial": id, "attempt": n, "why": ...}   the worker went away; it will be tried again.
+    {"kind": "left", "how": done|failed|interrupted}   the driver ended by itself.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ablate.home import Home
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a trial ended, with all that it measured."""
+
+    trial: str
+    method: str
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    seed: int
+    state: Literal["done", "failed"]
+    reason: str = ""
+    """diverged | out_of_memory | error | lost | need; empty when done."""
+    error: str = ""
+    """Traceback of the failure, whole."""
+    epochs: tuple[Mapping[str, Any], ...] = ()
+    """{"epoch": k, "seconds": s, "metrics": {...}} for k = 1, 2, ..."""
+    attempts: int = 1
+    seconds: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    host: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Flat: commit, dirty, code_digest, data_digest, device, threads, versions."""
+
+
+@dataclass
+class Entry:
+    """What the logs of a home say of one trial."""
+
+    record: Record | None = None
+    attempts: int = 0
+    started: float = 0.0
+    progress: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+class Log:
+    """The log of one sweep, open for appending. Hold the sweep's lock before opening."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._cut_torn_line()
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append(self, kind: str, *, durable: bool = True, **fields: Any) -> None:
+        """Writes one line whole; returns when it is on disk (`durable`) or with the kernel."""
+        line = json.dumps({"kind": kind, "time": time.time()} | fields, separators=(",", ":"), default=_plain)
+        os.write(self._file, line.encode() + b"\n")
+        if durable:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _cut_torn_line(self) -> None:
+        """A line that a crash cut short finishes nothing; drops it so that the next one starts on its own line."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            content_end = file.seek(0, os.SEEK_END)
+            position = content_end
+            while position > 0:
+                step = min(4096, position)
+                position -= step
+                file.seek(position)
+                newline = file.read(step).rfind(b"\n")
+                if newline >= 0:
+                    position += newline + 1
+                    break
+            if position < content_end:
+                file.truncate(position)
+
+
+def read(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (offset after the line, line) for each whole line from byte `offset` on.
+
+    Raises:
+        CorruptLog: a whole line that is no JSON object, with file and byte.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
+            start, offset = offset, offset + len(raw)
+            try:
+                line = json.loads(raw)
+                line["kind"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise CorruptLog(
+                    f"{path}, byte {start}: not a line of the log ({error}). Lines before it are intact; move the file "
+                    f"away or cut it at that byte, and `resume` runs what is missing."
+                ) from error
+            yield offset, line
+
+
+class CorruptLog(RuntimeError):
+    """A log that was damaged other than by a crash of its writer."""
+
+
+def ledger(home: Home) -> dict[str, Entry]:
+    """Trial id -> what all logs of the home say of it."""
+    entries: dict[str, Entry] = {}
+    for path in sorted(home.logs.glob("*.jsonl")):
+        for _, line in read(path):
+            note(entries, line)
+    return entries
+
+
+def note(entries: dict[str, Entry], line: Mapping[str, Any]) -> None:
+    """Adds one line to the entries."""
+    if "trial" not in line:
+        return
+    entry = entries.setdefault(line["trial"], Entry())
+    if line["kind"] == "started":
+        entry.attempts += 1
+        entry.started = line["time"]
+    elif line["kind"] == "epochs":
+        entry.progress.extend(line["epochs"])
+    elif line["kind"] == "ended":
+        record = line["record"]
+        entry.record = Record(**(record | {"epochs": tuple(record["epochs"])}))
+
+
+def launched(home: Home, sweep: str) -> dict[str, Any] | None:
+    """The last "sweep" line: the study as it was launched, or None when the sweep never ran here."""
+    path = home.log(sweep)
+    found = None
+    if path.exists():
+        for _, line in read(path):
+            if line["kind"] == "sweep":
+                found = line
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else dict(value)

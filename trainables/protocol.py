@@ -1,0 +1,63 @@
+"""The whole contract of a method: a generator of epochs over immutable data.
+
+A method is one file with a frozen `Config` and a generator::
+
+    train(config, data, *, seed, device, resume=None) -> Iterator[Epoch]
+
+The caller pulls. The method knows nothing of sweeps, loggers or checkpoints, and reads and writes no global random
+generator: every draw comes from a named stream of `trainables.seeding`. A run resumed from the state of epoch k yields
+bit for bit what the uninterrupted run yields, on one device type and thread count.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+State = dict[str, Any]
+"""Tensors, numbers, strings, bytes, and lists, tuples and dicts of them: what loads without executing code."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a method yields after each epoch.
+
+    index: epochs completed so far, from 1.
+    metrics: one number each, named as in `trainables.metrics.DIRECTION`; fractions lie in [0, 1].
+    state: captures all that a continued run needs; called at most once, before the generator is advanced.
+    """
+
+    index: int
+    metrics: Mapping[str, float]
+    state: Callable[[], State]
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A config field's value that asks for the final state of another trial on the same data and seed.
+
+    The plan runs that trial first, once for all that want it, and `train` receives its final state as
+    `needs[<field name>]`.
+    """
+
+    method: str
+    config: Any
+
+
+class Train(Protocol):
+    """A method's generator. `needs` is passed only to methods whose config has a `Needed` field."""
+
+    def __call__(
+        self, config: Any, data: Any, *, seed: int, device: str, resume: State | None = None, **needs: Any
+    ) -> Iterator[Epoch]: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry of the catalogue: the generator and the type of its config."""
+
+    train: Train
+    config: type
+
+
+class Diverged(RuntimeError):
+    """The loss or a weight is no longer finite. The trial has failed, and trying again would not help."""
