@@ -10,6 +10,11 @@ import pandas as pd
 
 SCHEMA_VERSION = 1
 
+
+class FrameError(ValueError):
+    """A frame that no analysis can be made of. The message says what, where, what is allowed, how to mend."""
+
+
 TRIAL_COLUMNS: dict[str, str] = {
     "study": "name of the study",
     "scale": "scale it ran at",
