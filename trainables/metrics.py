@@ -1,0 +1,210 @@
+"""Numbers that trials report: pure functions of NumPy arrays, and for each name which direction is better.
+
+Scores are higher for known (in-distribution) images. Every rate is a fraction in [0, 1].
+
+Sources: E. Facco et al., Scientific Reports 7 (2017), 12140 (TwoNN); ARPL, iCGY96/ARPL@3ede8b3 `core/evaluation.py`
+(the variants called 'arpl'); GradMix, gawainxu/comprehensive_osr@d18b920 `ID.py` and `ood_utils.py`.
+
+Deviations:
+1. The intrinsic dimension leaves out points with r1 = 0 or r1 = r2; `ID.py` finds them and keeps them.
+2. Ties count one half in `auroc`; ARPL counts them against the method.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+DIRECTION: Mapping[str, bool] = MappingProxyType(
+    {
+        "accuracy": True,
+        "auroc": True,
+        "aupr_in": True,
+        "aupr_out": True,
+        "detection_accuracy": True,
+        "intrinsic_dimension": True,
+        "linear_accuracy": True,
+        "loss": False,
+        "loss_mix": False,
+        "loss_simclr": False,
+        "loss_supcon": False,
+        "tnr_at_tpr95": True,
+    }
+)
+"""Every metric that trials report -> whether higher is better. The paper reads high dimension as richer features."""
+
+
+def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
+    """P(score of a known > score of an unknown) + P(equal) / 2: the Mann-Whitney form of the area under the ROC curve.
+
+    Args:
+        known: scores (n,).
+        unknown: scores (m,).
+
+    Raises:
+        ValueError: an empty array, or a score that is not a number.
+    """
+    positives, negatives = _scores(known, "known"), _scores(unknown, "unknown")
+    _, place, counts = np.unique(np.concatenate([positives, negatives]), return_inverse=True, return_counts=True)
+    middle_rank = np.cumsum(counts) - (counts - 1) / 2
+    n, m = len(positives), len(negatives)
+    return float((middle_rank[place[:n]].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def tnr_at_tpr95(known: ArrayLike, unknown: ArrayLike, variant: Literal["default", "arpl"] = "default") -> float:
+    """Share of unknown images rejected at the threshold that keeps 95% of the known ones.
+
+    'default' takes the largest threshold with a true positive rate of at least 0.95. 'arpl' takes, of the points
+    nearest to 0.95, the one at the lowest threshold: the pessimistic end of a flat stretch of the curve.
+    """
+    if variant == "arpl":
+        tp, fp = _arpl_curve(known, unknown)
+        return float(1 - fp[np.abs(tp / tp[0] - 0.95).argmin()] / fp[0])
+    tp, fp = _curve(known, unknown)
+    return float(1 - fp[np.argmax(tp / tp[-1] >= 0.95)] / fp[-1])
+
+
+def detection_accuracy(known: ArrayLike, unknown: ArrayLike) -> float:
+    """DTACC: the largest (TPR + TNR) / 2 over all thresholds; both classes weigh the same whatever their sizes."""
+    tp, fp = _curve(known, unknown)
+    return float(((tp / tp[-1] + 1 - fp / fp[-1]) / 2).max())
+
+
+def aupr_in(known: ArrayLike, unknown: ArrayLike, form: Literal["step", "arpl"] = "step") -> float:
+    """AUIN: area under precision over recall, known images positive.
+
+    'step' is the average precision; 'arpl' the trapezoid rule with end precisions 0.5 (all accepted) and 0 (none).
+    """
+    if form == "step":
+        return _average_precision(*_curve(known, unknown))
+    tp, fp = _arpl_curve(known, unknown)
+    kept = tp + fp > 0
+    precision = np.concatenate([[0.5], tp[kept] / (tp + fp)[kept], [0.0]])
+    recall = np.concatenate([[1.0], tp[kept] / tp[0], [0.0]])
+    return float(-np.trapezoid(precision, recall))
+
+
+def aupr_out(known: ArrayLike, unknown: ArrayLike, form: Literal["step", "arpl"] = "step") -> float:
+    """AUOUT: the same with unknown images positive and scores negated."""
+    if form == "step":
+        return _average_precision(*_curve(-_scores(unknown, "unknown"), -_scores(known, "known")))
+    tp, fp = _arpl_curve(known, unknown)
+    positives, negatives = fp[0] - fp, tp[0] - tp
+    kept = positives + negatives > 0
+    precision = np.concatenate([[0.0], positives[kept] / (positives + negatives)[kept], [0.5]])
+    recall = np.concatenate([[0.0], positives[kept] / fp[0], [1.0]])
+    return float(np.trapezoid(precision, recall))
+
+
+def openness(known_classes: int, all_classes: int, form: Literal["paper", "scheirer"] = "paper") -> float:
+    """How open a protocol is: 1 - sqrt(I / S) ('paper'), or 1 - sqrt(2 I / (I + S)) (Scheirer et al.)."""
+    ratio = known_classes / all_classes if form == "paper" else 2 * known_classes / (known_classes + all_classes)
+    return float(1 - np.sqrt(ratio))
+
+
+def intrinsic_dimension(points: ArrayLike, fraction: float = 0.9) -> float:
+    """TwoNN: the slope through the origin of -log(1 - F) over log(r2 / r1).
+
+    Args:
+        points: (n, d). Points with r1 = 0 or r1 = r2 are left out.
+        fraction: share of the smallest ratios that the line is fitted to; the last two ratios never count.
+
+    Returns:
+        The dimension; NaN when fewer than three points can be used.
+
+    Raises:
+        ValueError: a coordinate that is not finite.
+    """
+    r1, r2 = _two_neighbours(np.asarray(points, dtype=np.float64))
+    usable = (r1 > 0) & (r1 < r2)
+    mu = np.sort(r2[usable] / r1[usable])
+    used = min(int(np.floor(len(mu) * fraction)), len(mu) - 2)
+    if used < 1:
+        return float("nan")
+    x = np.log(mu[:used])
+    y = -np.log1p(-np.arange(1, used + 1) / len(mu))
+    return float(x @ y / (x @ x))
+
+
+def legacy_gradmix_ood(known: ArrayLike, unknown: ArrayLike) -> tuple[float, float]:
+    """What the released GradMix code prints as (DTACC, TNR). A curiosity: both are wrong, and nothing here uses them.
+
+    Over 500 thresholds it adds up TN and FP without ever resetting them, divides TP by FP + FN and TN by TP + TN, and
+    takes the unknown images for positives. It explains why Table 4 pairs a DTACC of 99.81 with an AUROC of 98.7, which
+    no ROC curve allows.
+    """
+    inside, outside = _scores(known, "known"), _scores(unknown, "unknown")
+    centre, reach = inside.min(), 2 * outside.mean()
+    thresholds = np.linspace(centre - reach, centre + reach, num=500)
+    tp = np.array([(outside <= t).sum() for t in thresholds])
+    tn = np.cumsum([(inside >= t).sum() for t in thresholds])
+    fn = len(outside) - tp
+    fp = np.cumsum([(inside < t).sum() for t in thresholds])
+    dtacc = max(0.0, float(((tp + tn) / (tp + tn + fn + fp)).max()))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpr = np.where(fp + fn > 0, tp / (fp + fn), np.inf)
+        best = int(np.abs(tpr - 0.95).argmin())
+        return dtacc, float(tn[best] / (tp[best] + tn[best]))
+
+
+def _scores(values: ArrayLike, name: str) -> Floats:
+    array = np.asarray(values, dtype=np.float64).ravel()
+    if array.size == 0:
+        raise ValueError(f"there are no {name} scores: at least one known and one unknown image are needed.")
+    if np.isnan(array).any():
+        raise ValueError(f"{int(np.isnan(array).sum())} of {array.size} {name} scores are not numbers.")
+    return array
+
+
+def _curve(known: ArrayLike, unknown: ArrayLike) -> tuple[Floats, Floats]:
+    """Accepted known and unknown images: at an infinite threshold, then at every distinct score downwards."""
+    positives, negatives = np.sort(_scores(known, "known")), np.sort(_scores(unknown, "unknown"))
+    thresholds = np.unique(np.concatenate([positives, negatives]))[::-1]
+
+    def accepted(scores: Floats) -> Floats:
+        return np.concatenate([[0.0], len(scores) - np.searchsorted(scores, thresholds, side="left")])
+
+    return accepted(positives), accepted(negatives)
+
+
+def _arpl_curve(known: ArrayLike, unknown: ArrayLike) -> tuple[Floats, Floats]:
+    """Accepted images while they are rejected one by one from the lowest score; of tied ones the known first."""
+    positives, negatives = _scores(known, "known"), _scores(unknown, "unknown")
+    is_unknown = np.repeat([0, 1], [len(positives), len(negatives)])
+    order = np.lexsort((is_unknown, np.concatenate([positives, negatives])))
+    rejected_unknown = np.concatenate([[0.0], np.cumsum(is_unknown[order])])
+    rejected = np.arange(len(order) + 1)
+    return len(positives) - (rejected - rejected_unknown), len(negatives) - rejected_unknown
+
+
+def _average_precision(tp: Floats, fp: Floats) -> float:
+    return float((np.diff(tp / tp[-1]) * (tp[1:] / (tp[1:] + fp[1:]))).sum())
+
+
+def _two_neighbours(points_ND: Floats, chunk: int = 1024) -> tuple[Floats, Floats]:
+    """Distances to the two nearest other points, (N,) each; in chunks, so that memory grows with N and not N squared.
+
+    Neighbours are found from inner products and then measured by differences: an inner product cannot tell a duplicate
+    from a point at 1e-8, and one ratio of 1e8 would bend the fit.
+    """
+    if not np.isfinite(points_ND).all():
+        raise ValueError("the points have coordinates that are not finite.")
+    n = len(points_ND)
+    if n < 3:
+        return np.zeros(n), np.zeros(n)
+    centred = points_ND - points_ND.mean(axis=0)
+    squares = (centred**2).sum(axis=1)
+    candidates = min(8, n - 1)
+    nearest = np.empty((n, 2))
+    for start in range(0, n, chunk):
+        rows = slice(start, min(start + chunk, n))
+        squared = squares[None, :] - 2 * centred[rows] @ centred.T
+        squared[np.arange(rows.stop - start), np.arange(start, rows.stop)] = np.inf
+        ids = np.argpartition(squared, candidates - 1, axis=1)[:, :candidates]
+        exact = np.linalg.norm(points_ND[rows, None, :] - points_ND[ids], axis=2)
+        nearest[rows] = np.sort(exact, axis=1)[:, :2]
+    return nearest[:, 0], nearest[:, 1]
