@@ -1,0 +1,111 @@
+"""Findings in sentences: the verdict of a study, the declared tests, the scale. Pure text, no markup."""
+
+from analysis import display
+from analysis.display import Quantity, listing
+from analysis.findings import ArmSummary, ContrastResult, Findings, Word
+from search_spaces.study import Study
+
+WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "undecided")
+
+SELECTION = {
+    "last": "the last epoch counts",
+    "best_oracle": "the best epoch on the test set counts (an oracle: it has looked at the test set)",
+    "median_last_10": "the median of the last 10 epochs counts",
+}
+
+CORRECTION = {
+    "holm": "corrected over each declared family by Holm's method",
+    "hochberg": "corrected over each declared family by Hochberg's method",
+    "bh": "corrected over each declared family by Benjamini and Hochberg's method (false discovery rate)",
+    "none": "not corrected for several comparisons",
+}
+
+
+def headline(findings: Findings, study: Study) -> str:
+    """The answer in one sentence."""
+    finished, wanted = progress(findings)
+    so_far = f"So far, with {finished} of {wanted} runs done: " if finished < wanted else ""
+    if not finished:
+        return f"Nothing to say yet: none of {wanted} runs is done."
+    if not findings.contrasts:
+        return f"{so_far}no comparison was declared for this study, so this page describes and decides nothing."
+    if len(findings.contrasts) == 1 and findings.contrasts[0].verdict.sentence:
+        return so_far + findings.contrasts[0].verdict.sentence
+    return so_far + "; ".join(_against(findings, study)) + "."
+
+
+def _against(findings: Findings, study: Study) -> list[str]:
+    """One clause per reference: 'against X, better: A and B; undecided: C'."""
+    named = {arm.name: arm.label or arm.name for arm in study.arms}
+    shown = display.quantity(study.outcome, findings.arms, findings.contrasts)
+    clauses = []
+    for reference in dict.fromkeys(contrast.reference for contrast in findings.contrasts):
+        own = [contrast for contrast in findings.contrasts if contrast.reference == reference]
+        groups = {word: [c for c in own if c.verdict.word == word] for word in WORDS}
+        parts = [
+            f"{_word(word, found, shown)}: {listing(named[contrast.arm] for contrast in found)}"
+            for word, found in groups.items()
+            if found
+        ]
+        clauses.append(f"against {named[reference]}, " + ", ".join(parts))
+    first = clauses[0]
+    return [first[0].upper() + first[1:], *clauses[1:]]
+
+
+def _word(word: Word, found: list[ContrastResult], shown: Quantity) -> str:
+    margins = {contrast.margin for contrast in found if contrast.margin is not None}
+    if word == "equivalent" and len(margins) == 1:
+        return f"equivalent within ±{shown.margin(margins.pop())}"
+    return word
+
+
+def progress(findings: Findings) -> tuple[int, int]:
+    """Cells of the table that are done, and all of them."""
+    finished = sum(arm.n for arm in findings.arms)
+    return finished, finished + sum(len(arm.failed) + len(arm.pending) for arm in findings.arms)
+
+
+def missing(arm: ArmSummary) -> str:
+    """Which blocks an arm has no value for, and why."""
+    parts = [f"failed on {block} ({reason})" for block, reason in arm.failed.items()]
+    if arm.pending:
+        parts.append(f"{len(arm.pending)} not run yet: {', '.join(arm.pending)}")
+    return f"{arm.label}: " + "; ".join(parts) + "."
+
+
+def claim(contrast: ContrastResult, shown: Quantity) -> str:
+    """What the contrast was declared to show, with its margin."""
+    if contrast.claim == "equivalence" and contrast.margin is not None:
+        return f"equivalence (±{shown.margin(contrast.margin)})"
+    if contrast.margin is not None:
+        return f"difference (±{shown.margin(contrast.margin)})"
+    return "difference"
+
+
+def tests(findings: Findings, study: Study) -> str:
+    """Which tests were declared, at which level, corrected how, and what so few blocks can reach."""
+    names = listing(dict.fromkeys(contrast.test for contrast in findings.contrasts))
+    families = {contrast.family for contrast in findings.contrasts}
+    sizes = [sum(c.family == family for c in findings.contrasts) for family in sorted(families)]
+    sentence = (
+        f"Declared before the run: {names}, paired by block, at level {study.alpha:g}, "
+        f"{CORRECTION.get(study.correction, study.correction)}"
+    )
+    if study.correction != "none":
+        sentence += f" ({listing(f'{size} in {family!r}' for size, family in zip(sizes, sorted(families), strict=True))})"
+    least = max((contrast.p_attainable for contrast in findings.contrasts), default=float("nan"))
+    if least > study.alpha:
+        sentence += (
+            f". With so few blocks an exact sign-flip test can't go below p = {least:.4g}, "
+            f"so on its own it could not decide at this level"
+        )
+    return sentence + "."
+
+
+def scale_note(findings: Findings, study: Study) -> str:
+    """What the scale can and can't say."""
+    scale = study.scale(findings.scale)
+    note = f" {scale.note}" if scale.note else ""
+    if scale.name == "paper":
+        return f"Scale: paper, the protocol of {study.source.paper}.{note}"
+    return f"Scale: {scale.name}. This is not a replication of {study.source.paper}.{note}"
