@@ -80,9 +80,13 @@ def class_scores(queries_QD: Tensor, exemplars_ND: Tensor, labels_N: Tensor, cla
 
 
 def known_score(scores_QC: Tensor, score: Score) -> Tensor:
-    """How known each query is (Q,): max_c G_c, or that over sum_c G_c ('normalised'; erratic where sums reach 0)."""
-    best_Q = scores_QC.max(dim=1).values
-    return best_Q if score == "raw" else best_Q / scores_QC.sum(dim=1)
+    """How known each query is (Q,): max_c G_c, or max_c (G_c / sum_c' G_c') when 'normalised'.
+
+    The division comes first, as released: where the sum is negative, the largest quotient is that of the smallest G_c.
+    """
+    if score == "normalised":
+        scores_QC = scores_QC / scores_QC.sum(dim=1, keepdim=True)
+    return scores_QC.max(dim=1).values
 
 
 def evaluate(
