@@ -76,6 +76,8 @@ class ContrastResult:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     """Further intervals: 'bca', 'sign-flip', 'tost' (level 1 - 2 alpha), 'nadeau-bengio'."""
     verdict: Verdict = Verdict("undecided", "")
+    dataset: str = ""
+    """The contrast was declared over blocks of this dataset only; empty: over all."""
 
 
 @dataclass(frozen=True)
