@@ -68,9 +68,10 @@ def plan(study: Study, scale: str, *, arms: Iterable[str] | None = None, blocks:
     cells: list[Cell] = []
     for block in size.blocks[:blocks]:
         data = {"protocol": block.dataset, "split": block.split} | dict(size.data)
+        settings = size.settings_on(block.dataset)
         for arm in wanted:
             label = f"{arm.name} {block.name}"
-            ident = _add(trials, study.method_of(arm), config_fields(arm.config), size.settings, data, block.seed, label)
+            ident = _add(trials, study.method_of(arm), config_fields(arm.config), settings, data, block.seed, label)
             cells.append(Cell(arm.name, block, ident))
     return Plan(study, size, tuple(cells), tuple(trials.values()))
 
@@ -90,9 +91,7 @@ def _add(
     for name, value in config.items():
         if isinstance(value, Mapping) and "needs" in value:
             other = value["needs"]
-            needs[name] = _add(
-                trials, other["method"], other["config"], settings, data, seed, f"needed by {label}"
-            )
+            needs[name] = _add(trials, other["method"], other["config"], settings, data, seed, f"needed by {label}")
             full[name] = {"trial": needs[name]}
         else:
             full[name] = settings.get(name, value)

@@ -1,18 +1,24 @@
 """The types of a study: what is compared, on what, and which comparisons were declared beforehand. Pure data.
 
-A study is frozen, says everything before anything runs, and has a plain JSON form (`Study.to_plain`, `Study.from_plain`)
-that carries all of it: the index of the catalogue, a study "as it was launched" in a home, and reports need no torch.
+A study is frozen, says everything before anything runs, and has a plain JSON form (`Study.to_plain`,
+`Study.from_plain`) that carries all of it: the index of the catalogue, a study "as it was launched" in a home, and
+reports need no torch.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, TypeVar
 
-from trainables.config import ConfigError, nearest, to_plain
+from trainables.config import ConfigError, field_types, nearest, to_plain
+from trainables.protocol import Needed
 
-SCALES = ("smoke", "laptop", "gpu", "paper")
+SCALES = ("smoke", "laptop", "pictures", "gpu", "paper")
+"""Sizes in order of cost; 'pictures' is for real pictures without a GPU. A study needs not have all."""
+
+
+TESTS = ("t", "sign-flip")
+"""Paired tests that a contrast may declare."""
 
 
 class StudyError(ValueError):
@@ -55,6 +61,7 @@ class Block:
 
     @property
     def name(self) -> str:
+        """dataset/t<split>/s<seed>."""
         return f"{self.dataset}/t{self.split}/s{self.seed}"
 
 
@@ -66,6 +73,8 @@ class Scale:
     blocks: tuple[Block, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Config fields that this scale changes in every arm (and in the configs an arm needs) that has them."""
+    dataset_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Dataset -> config fields that this scale changes on it, over `settings`: protocols differ in epochs."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `trainables.datasets.DataSpec` besides protocol and split: side, per_class, test_per_class."""
     cpus: float = 1.0
@@ -75,6 +84,15 @@ class Scale:
     """Rough cost of one trial on the scale's intended machine, for the estimate of `show`; None: unknown."""
     note: str = ""
     """What this scale can and cannot say."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets of its blocks, each once, in order."""
+        return tuple(dict.fromkeys(block.dataset for block in self.blocks))
+
+    def settings_on(self, dataset: str) -> dict[str, Any]:
+        """All config fields that this scale changes on one dataset."""
+        return {**self.settings, **self.dataset_settings.get(dataset, {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +117,14 @@ class Contrast:
     reference: str
     claim: Literal["difference", "equivalence"] = "difference"
     margin: float | None = None
-    """For an equivalence claim, and optionally for a difference (then 'equivalent' can be concluded): in the metric's own
-    unit, so 0.01 is one point."""
+    """For an equivalence claim, and optionally for a difference (then 'equivalent' can be concluded): in the metric's
+    own unit, so 0.01 is one point."""
     family: str = "primary"
     """Contrasts of one family are corrected together."""
+    test: Literal["t", "sign-flip"] = "t"
+    """Which paired test decides; for an equivalence claim, which one TOST is made of. See `analysis.verdict`."""
+    dataset: str = ""
+    """Only over blocks of this dataset, and only at scales that have it; empty: over all blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +169,20 @@ class Study:
         _check(self)
 
     def arm(self, name: str) -> Arm:
+        """The arm of that name; StudyError with the nearest one otherwise."""
         return _named(self.arms, name, "arm", self.name)
 
     def scale(self, name: str) -> Scale:
+        """The scale of that name; StudyError with the nearest one otherwise."""
         return _named(self.scales, name, "scale", self.name)
 
+    def contrasts_at(self, scale: str) -> tuple[Contrast, ...]:
+        """The declared contrasts that a scale has blocks for."""
+        there = self.scale(scale).datasets
+        return tuple(contrast for contrast in self.contrasts if not contrast.dataset or contrast.dataset in there)
+
     def method_of(self, arm: Arm) -> str:
+        """The catalogue name of the method that the arm runs."""
         return arm.method or self.method
 
     def to_plain(self) -> dict[str, Any]:
@@ -170,7 +200,7 @@ class Study:
                 return [plain(item) for item in value]
             return value
 
-        return plain(self)
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Study":
@@ -200,7 +230,10 @@ def config_fields(config: Any) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else to_plain(config)
 
 
-def _named(items: tuple[Any, ...], name: str, kind: str, study: str) -> Any:
+Item = TypeVar("Item", Arm, Scale)
+
+
+def _named(items: tuple[Item, ...], name: str, kind: str, study: str) -> Item:
     for item in items:
         if item.name == name:
             return item
@@ -209,9 +242,17 @@ def _named(items: tuple[Any, ...], name: str, kind: str, study: str) -> Any:
 
 
 def _check(study: Study) -> None:
-    def fail(what: str) -> None:
+    def fail(what: str) -> NoReturn:
         raise StudyError(f"study {study.name!r}: {what}")
 
+    if not 0 < study.alpha < 1:
+        fail(f"alpha={study.alpha} must lie between 0 and 1.")
+    _check_arms(study, fail)
+    _check_contrasts(study, fail)
+    _check_scales(study, fail)
+
+
+def _check_arms(study: Study, fail: Callable[[str], NoReturn]) -> None:
     names = [arm.name for arm in study.arms]
     if not study.arms:
         fail("has no arms.")
@@ -219,40 +260,78 @@ def _check(study: Study) -> None:
         fail(f"arm names repeat: {sorted(name for name in set(names) if names.count(name) > 1)}. Give each its own.")
     if study.baseline not in names:
         fail(f"its baseline {study.baseline!r} is no arm.{nearest(study.baseline, names)}")
+
+
+def _check_contrasts(study: Study, fail: Callable[[str], NoReturn]) -> None:
+    names = [arm.name for arm in study.arms]
+    datasets = {dataset for scale in study.scales for dataset in scale.datasets}
     for contrast in study.contrasts:
+        pair = f"{contrast.arm} - {contrast.reference}"
         for side in (contrast.arm, contrast.reference):
             if side not in names:
                 fail(f"a contrast names {side!r}, which is no arm.{nearest(side, names)}")
         if contrast.arm == contrast.reference:
             fail(f"a contrast compares {contrast.arm!r} with itself.")
+        if contrast.test not in TESTS:
+            fail(f"{pair} names test {contrast.test!r}.{nearest(contrast.test, TESTS)} It may be: {', '.join(TESTS)}.")
         if contrast.claim == "equivalence" and not contrast.margin:
-            fail(f"{contrast.arm} - {contrast.reference} claims equivalence without a margin. State one above 0.")
+            fail(f"{pair} claims equivalence without a margin. State one above 0.")
         if contrast.margin is not None and contrast.margin <= 0:
-            fail(f"{contrast.arm} - {contrast.reference} has margin {contrast.margin}; it must be above 0.")
-    if not 0 < study.alpha < 1:
-        fail(f"alpha={study.alpha} must lie between 0 and 1.")
-    scale_names = [scale.name for scale in study.scales]
-    if not study.scales or len(set(scale_names)) != len(scale_names):
-        fail(f"scales must be at least one, each name once; got {scale_names}.")
+            fail(f"{pair} has margin {contrast.margin}; it must be above 0.")
+        if contrast.dataset and contrast.dataset not in datasets:
+            fail(
+                f"{pair} is declared on {contrast.dataset!r}, which no scale has.{nearest(contrast.dataset, datasets)}"
+            )
+    if len(set(study.contrasts)) != len(study.contrasts):
+        fail("a contrast is declared twice.")
+
+
+def _check_scales(study: Study, fail: Callable[[str], NoReturn]) -> None:
+    names = [scale.name for scale in study.scales]
+    if not study.scales or len(set(names)) != len(names):
+        fail(f"scales must be at least one, each name once; got {names}.")
     for scale in study.scales:
         if not scale.blocks or len(set(scale.blocks)) != len(scale.blocks):
             fail(f"scale {scale.name!r} must have at least one block, and each once.")
-        _check_settings(study, scale, fail)
+        for dataset in scale.dataset_settings:
+            if dataset not in scale.datasets:
+                fail(f"scale {scale.name!r} has settings for {dataset!r}, but no block of it.")
+        for dataset in scale.datasets:
+            _check_settings(study, scale, dataset, fail)
 
 
-def _check_settings(study: Study, scale: Scale, fail: Any) -> None:
+def _check_settings(study: Study, scale: Scale, dataset: str, fail: Callable[[str], NoReturn]) -> None:
+    settings = scale.settings_on(dataset)
     known: set[str] = set()
     for arm in study.arms:
         known |= _settable(config_fields(arm.config))
         if dataclasses.is_dataclass(arm.config):
-            own = {name: value for name, value in scale.settings.items() if hasattr(arm.config, name)}
             try:
-                dataclasses.replace(arm.config, **own)  # type: ignore[type-var]
+                configured(arm.config, settings)
             except ConfigError as error:
                 fail(f"arm {arm.name!r} at scale {scale.name!r}: {error}")
-    for name in scale.settings:
+    for name in settings:
         if name not in known:
             fail(f"scale {scale.name!r} sets {name!r}, which no arm's config has.{nearest(name, known)}")
+
+
+def configured(config: Any, settings: Mapping[str, Any]) -> Any:
+    """A typed config, and every config it needs, with those settings that are fields of it.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range, or an int where the field is a float: ids hash the text.
+    """
+    kinds = field_types(type(config))
+    changes: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        value = getattr(config, name)
+        if isinstance(value, Needed):
+            changes[name] = Needed(value.method, configured(value.config, settings))
+        elif name in settings:
+            changes[name] = settings[name]
+            if kind is float and isinstance(settings[name], int):
+                raise ConfigError(f"{name}={settings[name]!r} is not allowed: write {float(settings[name])!r}.")
+    return dataclasses.replace(config, **changes)
 
 
 def _settable(fields: Mapping[str, Any]) -> set[str]:
@@ -261,6 +340,3 @@ def _settable(fields: Mapping[str, Any]) -> set[str]:
         if isinstance(value, Mapping) and "needs" in value:
             names |= _settable(value["needs"]["config"])
     return names
-
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
