@@ -68,9 +68,9 @@ def plan(study: Study, scale: str, *, arms: Iterable[str] | None = None, blocks:
     cells: list[Cell] = []
     for block in size.blocks[:blocks]:
         data = {"protocol": block.dataset, "split": block.split} | dict(size.data)
-        settings = size.settings_on(block.dataset)
         for arm in wanted:
             label = f"{arm.name} {block.name}"
+            settings = size.settings_for(arm, block.dataset)
             ident = _add(trials, study.method_of(arm), config_fields(arm.config), settings, data, block.seed, label)
             cells.append(Cell(arm.name, block, ident))
     return Plan(study, size, tuple(cells), tuple(trials.values()))

@@ -49,6 +49,8 @@ class Arm:
     """For tables and plots; empty: the name."""
     factors: Mapping[str, Any] = field(default_factory=dict)
     """Levels of the study's factors in this arm, for designs of two factors and more."""
+    per_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Dataset -> config fields that differ there in this arm alone, over the scale's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +92,9 @@ class Scale:
         """The datasets of its blocks, each once, in order."""
         return tuple(dict.fromkeys(block.dataset for block in self.blocks))
 
-    def settings_on(self, dataset: str) -> dict[str, Any]:
-        """All config fields that this scale changes on one dataset."""
-        return {**self.settings, **self.dataset_settings.get(dataset, {})}
+    def settings_for(self, arm: Arm, dataset: str) -> dict[str, Any]:
+        """All config fields that change in an arm on one dataset of this scale."""
+        return {**self.settings, **self.dataset_settings.get(dataset, {}), **arm.per_dataset.get(dataset, {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,16 +303,18 @@ def _check_scales(study: Study, fail: Callable[[str], NoReturn]) -> None:
 
 
 def _check_settings(study: Study, scale: Scale, dataset: str, fail: Callable[[str], NoReturn]) -> None:
-    settings = scale.settings_on(dataset)
     known: set[str] = set()
+    named: set[str] = set()
     for arm in study.arms:
+        settings = scale.settings_for(arm, dataset)
         known |= _settable(config_fields(arm.config))
+        named |= set(settings)
         if dataclasses.is_dataclass(arm.config):
             try:
                 configured(arm.config, settings)
             except ConfigError as error:
                 fail(f"arm {arm.name!r} at scale {scale.name!r}: {error}")
-    for name in settings:
+    for name in sorted(named):
         if name not in known:
             fail(f"scale {scale.name!r} sets {name!r}, which no arm's config has.{nearest(name, known)}")
 
