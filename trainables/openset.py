@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables import metrics
+from trainables.augment import normalise, to_float
 from trainables.datasets import Data, Images
 from trainables.protocol import Diverged
 
@@ -148,13 +149,10 @@ def embed_images(embed: Embed, images: Images, data: Data, device: str, batch: i
     Raises:
         Diverged: a feature that is not finite.
     """
-    mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1)
-    std = torch.tensor(data.std, device=device).view(1, -1, 1, 1)
     outputs: dict[str, list[Tensor]] = {}
     for start in range(0, len(images.labels), batch):
         pixels_BHWC = torch.from_numpy(np.array(images.pixels[start : start + batch])).to(device)
-        normalised_BCHW = (pixels_BHWC.permute(0, 3, 1, 2).float() / 255 - mean) / std
-        for name, values in embed(normalised_BCHW).items():
+        for name, values in embed(normalise(to_float(pixels_BHWC), data.mean, data.std)).items():
             outputs.setdefault(name, []).append(values.float())
     features = {name: torch.cat(parts) for name, parts in outputs.items()}
     for name, values in features.items():
