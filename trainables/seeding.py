@@ -3,10 +3,15 @@
 Source of the idea: DomainBed's `seed_hash` (facebookresearch/DomainBed @b93c22a). Deviations: none known.
 """
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def stream_seed(seed: int, name: str) -> int:
@@ -16,6 +21,8 @@ def stream_seed(seed: int, name: str) -> int:
 
 def torch_stream(seed: int, name: str, device: str = "cpu") -> torch.Generator:
     """A generator on `device`. Streams on the CPU and on an accelerator differ; within one device type they repeat."""
+    import torch  # here, so that data can be prepared and studies listed without it
+
     return torch.Generator(device=device).manual_seed(stream_seed(seed, name))
 
 
