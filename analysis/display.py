@@ -37,6 +37,7 @@ class Quantity:
 
     @property
     def direction(self) -> str:
+        """'higher is better' or 'lower is better'."""
         return "higher is better" if self.higher_is_better else "lower is better"
 
     def value(self, number: float) -> str:

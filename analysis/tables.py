@@ -1,49 +1,13 @@
-"""Findings as tables: one content, shown as terminal text, Markdown, LaTeX and HTML, and as data in CSV and Parquet.
+"""Findings as tables, each number as it is shown; and the whole answer for a terminal, in Markdown and in LaTeX."""
 
-A `Table` holds strings ready to be shown; `rows` holds the same findings as plain numbers in the metric's own unit.
-"""
-
-import csv
-import io
 import textwrap
-import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from analysis import display, wording
+from analysis import display, facts, typeset, wording
 from analysis.display import Quantity
-from analysis.findings import ArmSummary, ContrastResult, Findings, Word
-from search_spaces.study import Outcome, Study
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its head, and whether it holds words (left) or numbers (right)."""
-
-    head: str
-    align: Literal["left", "right"] = "right"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: a cell for each column; the first one names the row."""
-
-    cells: tuple[str, ...]
-    word: Word | None = None
-    """The verdict that the row ends in, for its colour."""
-    baseline: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as a person reads it."""
-
-    name: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
+from analysis.findings import ArmSummary, Findings
+from analysis.typeset import Column, Row, Table
+from search_spaces.study import Study
 
 
 def primary(findings: Findings, study: Study) -> Quantity:
@@ -137,26 +101,213 @@ def contrasts(findings: Findings, study: Study) -> Table:
     return Table("contrasts", caption, columns, rows)
 
 
-def text(table: Table) -> str:
-    """The table in fixed-width columns, for a terminal or a log."""
-    grid = [[column.head for column in table.columns], *([*row.cells] for row in table.rows)]
-    widths = [max(_width(line[index]) for line in grid) for index in range(len(table.columns))]
+def blocks(findings: Findings, study: Study) -> Table:
+    """The outcome of every single run: a row for each block, a column for each arm."""
+    shown = primary(findings, study)
+    every = list(dict.fromkeys(b for arm in findings.arms for b in [*arm.values, *arm.failed, *arm.pending]))
 
-    def line(cells: Sequence[str]) -> str:
-        parts = []
-        for cell, width, column in zip(cells, widths, table.columns, strict=True):
-            pad = " " * (width - _width(cell))
-            parts.append(cell + pad if column.align == "left" else pad + cell)
-        return "  ".join(parts).rstrip()
+    def cell(arm: ArmSummary, block: str) -> str:
+        if block in arm.values:
+            return shown.value(arm.values[block])
+        return "failed" if block in arm.failed else "pending" if block in arm.pending else display.MISSING
 
-    body = [line(grid[0]), "  ".join("─" * width for width in widths), *(line(cells) for cells in grid[1:])]
-    return "\n".join([*body, *table.notes])
+    scale = facts.size(study, findings.scale)
+    planned = {block.name: order for order, block in enumerate(scale.blocks if scale else ())}
+    every.sort(key=lambda block: planned.get(block, len(planned)))
+    columns = (Column("block", "left"), *(Column(arm.label) for arm in findings.arms))
+    found = tuple(Row((block, *(cell(arm, block) for arm in findings.arms))) for block in every)
+    return Table("blocks", f"{shown.name} of every run at its selected epoch.", columns, found)
 
 
-def _width(cell: str) -> int:
-    """Columns of a terminal that the text takes."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in cell)
-    return len(cell) + wide - sum(unicodedata.combining(character) > 0 for character in cell)
+def settings(study: Study) -> Table:
+    """The config fields in which the arms differ."""
+    varied, values = facts.differing(study)
+    columns = (Column("arm", "left"), *(Column(name, "left") for name in varied))
+    named = labels(study)
+    found = tuple(Row((named[arm], *values[arm]), baseline=arm == study.baseline) for arm in values)
+    return Table("settings", "What differs between the arms; all other fields are equal.", columns, found)
+
+
+def further(findings: Findings, study: Study) -> Table:
+    """Cross-checks of every contrast: other tests (uncorrected), effect sizes, other intervals, blocks left out."""
+    shown = primary(findings, study)
+    named = labels(study)
+    found = []
+    for contrast in findings.contrasts:
+        pair = f"{named[contrast.arm]} \N{MINUS SIGN} {named[contrast.reference]}"
+        lines = [("test declared: " + contrast.test, display.p_value(contrast.p))]
+        lines += [(f"p, {name}", display.p_value(p)) for name, p in contrast.other_p.items()]
+        lines += [(name, display.fixed(value, 2)) for name, value in contrast.effects.items()]
+        lines += [
+            (f"{display.percent(interval.level)} interval, {name}", shown.interval(interval, signed=True))
+            for name, interval in contrast.intervals.items()
+        ]
+        lines.append(("smallest p of an exact sign-flip test", display.p_value(contrast.p_attainable)))
+        if contrast.verdict.blocks_needed is not None:
+            lines.append(("blocks that would likely decide (power 0.8)", str(contrast.verdict.blocks_needed)))
+        lines += [(f"left out: {block}", why) for block, why in contrast.dropped.items()]
+        found += [Row((pair if not index else "", *line)) for index, line in enumerate(lines)]
+    columns = (Column("contrast", "left"), Column("measure", "left"), Column("value", "left"))
+    return Table("further", "Cross-checks; the verdicts rest on the declared test alone.", columns, tuple(found))
+
+
+def ranks(findings: Findings, study: Study) -> Table | None:
+    """Mean ranks, and every pair's corrected p."""
+    if findings.ranks is None:
+        return None
+    named = labels(study)
+    columns = (
+        Column("arm", "left"),
+        Column("against", "left"),
+        Column("mean ranks"),
+        Column("p, Conover (Holm)"),
+        Column("p, Nemenyi"),
+    )
+    mean = findings.ranks.mean
+    found = tuple(
+        Row(
+            (
+                named[pair.arm],
+                named[pair.other],
+                f"{display.fixed(mean[pair.arm], 2)} and {display.fixed(mean[pair.other], 2)}",
+                display.p_value(pair.conover),
+                display.p_value(pair.nemenyi),
+            )
+        )
+        for pair in findings.ranks.pairs
+    )
+    return Table("ranks", "All pairs of arms by their ranks; rank 1 is the best.", columns, found)
+
+
+def factors(findings: Findings) -> Table | None:
+    """Main effects and interaction of a two-factor design."""
+    if findings.factorial is None:
+        return None
+    columns = (Column("effect", "left"), Column("p"), Column("share of variance"), Column("test", "left"))
+    found = tuple(
+        Row(
+            (
+                effect.name.replace(":", " × "),
+                display.p_value(effect.p),
+                f"{display.fixed(effect.share * 100, 0)}%" if effect.share == effect.share else display.MISSING,
+                effect.test,
+            )
+        )
+        for effect in findings.factorial.effects
+    )
+    return Table("factors", f"Effects of the two factors, n = {findings.factorial.n} blocks.", columns, found)
+
+
+def published(findings: Findings, study: Study) -> Table | None:
+    """The paper's numbers beside ours, both in the unit of the paper's table."""
+    if findings.agreement is None:
+        return None
+    named = labels(study)
+    columns = (
+        Column("arm", "left"),
+        Column("data", "left"),
+        Column("metric", "left"),
+        Column("paper"),
+        Column("here"),
+        Column("n"),
+        Column("printed in", "left"),
+    )
+    found = tuple(
+        Row(
+            (
+                named.get(row.arm, row.arm),
+                row.dataset,
+                row.metric,
+                f"{row.published:.6g}",
+                "not run" if row.ours is None else display.fixed(row.ours, 2),
+                str(row.n),
+                row.where,
+            )
+        )
+        for row in findings.agreement.rows
+    )
+    return Table("published", "The paper's numbers beside ours, in the paper's unit.", columns, found)
+
+
+def published_contrasts(findings: Findings, study: Study) -> Table | None:
+    """Each declared contrast as printed and as measured here."""
+    if findings.agreement is None or not findings.agreement.contrasts:
+        return None
+    named = labels(study)
+    columns = (
+        Column("arm", "left"),
+        Column("against", "left"),
+        Column("data", "left"),
+        Column("paper"),
+        Column("here"),
+        Column("sign", "left"),
+    )
+    sign = {True: "same", False: "opposite", None: display.MISSING}
+    found = tuple(
+        Row(
+            (
+                named[pair.arm],
+                named[pair.reference],
+                pair.dataset,
+                signed(pair.published),
+                "not run" if pair.ours is None else signed(pair.ours),
+                sign[pair.agree],
+            )
+        )
+        for pair in findings.agreement.contrasts
+    )
+    return Table("published_contrasts", "The declared contrasts, as printed and here.", columns, found)
+
+
+def signed(number: float) -> str:
+    """A printed difference with its sign, two decimals."""
+    return Quantity("", 1.0, 2).difference(number)
+
+
+def costs(found: Sequence[facts.Cost], study: Study) -> Table:
+    """What a run of every arm cost."""
+    named = labels(study)
+    kinds = [kind for kind in facts.COSTS if any(cost.kind == kind for cost in found)]
+
+    def cell(arm: str, kind: str) -> str:
+        cost = next((cost for cost in found if (cost.arm, cost.kind) == (arm, kind)), None)
+        if cost is None:
+            return display.MISSING
+        show = display.seconds if kind == "seconds" else lambda value: display.amount(value, facts.COSTS[kind][1])
+        return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})"
+
+    columns = (Column("arm", "left"), *(Column(facts.COSTS[kind][0]) for kind in kinds))
+    body = tuple(Row((named[arm.name], *(cell(arm.name, kind) for kind in kinds))) for arm in study.arms)
+    return Table("costs", "Cost of a finished run: mean (smallest to largest).", columns, body)
+
+
+def departures(found: Sequence[facts.Departure]) -> Table | None:
+    """What this scale does otherwise than the paper's."""
+    if not found:
+        return None
+    columns = (Column("what", "left"), Column("paper", "left"), Column("here", "left"))
+    body = tuple(Row((entry.what, entry.paper, entry.here)) for entry in found)
+    return Table("departures", "What differs from the paper's protocol.", columns, body)
+
+
+def failures(found: Sequence[facts.Failure]) -> Table:
+    """Every failed run with its reason."""
+    columns = (
+        Column("arm", "left"),
+        Column("block", "left"),
+        Column("reason", "left"),
+        Column("error", "left"),
+        Column("epochs"),
+        Column("attempts"),
+        Column("trial", "left"),
+    )
+    body = tuple(
+        Row((lost.arm, lost.block, lost.reason, lost.error, str(lost.epochs), str(lost.attempts), lost.trial))
+        for lost in found
+    )
+    return Table(
+        "failures", "Runs that failed. A comparison leaves out a block that one of its arms failed on.", columns, body
+    )
 
 
 def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:
@@ -164,17 +315,21 @@ def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:
 
     def wrapped(sentence: str, first: str = "", rest: str | None = None) -> str:
         indent = " " * len(first) if rest is None else rest
-        clean = _one_line(sentence)
+        clean = typeset.one_line(sentence)
         return textwrap.fill(clean, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
 
-    parts = [wrapped(study.question), wrapped(wording.headline(findings, study)), text(arms(findings, study))]
+    parts = [wrapped(study.question), wrapped(wording.headline(findings, study)), typeset.text(arms(findings, study))]
     if findings.contrasts:
         sentences = [
             wrapped(contrast.verdict.sentence, f"{display.SYMBOL[contrast.verdict.word]} ")
             for contrast in findings.contrasts
             if contrast.verdict.sentence
         ]
-        parts += [text(contrasts(findings, study)), "\n".join(sentences), wrapped(wording.tests(findings, study))]
+        parts += [
+            typeset.text(contrasts(findings, study)),
+            "\n".join(sentences),
+            wrapped(wording.tests(findings, study)),
+        ]
     if findings.warnings:
         parts.append("\n".join(wrapped(warning, "! ") for warning in findings.warnings))
     parts.append(wrapped(wording.scale_note(findings, study)))
@@ -184,263 +339,26 @@ def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:
 def markdown(findings: Findings, study: Study) -> str:
     """Arms and contrasts as GitHub tables, with the question, the verdict, the warnings and the scale around them."""
     parts = [
-        f"### {_markdown_cell(study.question)}",
-        f"**{_markdown_cell(wording.headline(findings, study))}**",
-        _markdown_table(arms(findings, study)),
+        f"### {typeset.escape_markdown(study.question)}",
+        f"**{typeset.escape_markdown(wording.headline(findings, study))}**",
+        typeset.markdown(arms(findings, study)),
     ]
     if findings.contrasts:
-        parts += [_markdown_table(contrasts(findings, study)), _markdown_cell(wording.tests(findings, study))]
+        parts += [typeset.markdown(contrasts(findings, study)), typeset.escape_markdown(wording.tests(findings, study))]
     if findings.warnings:
-        parts.append("\n".join(f"- {_markdown_cell(warning)}" for warning in findings.warnings))
-    parts.append(_markdown_cell(wording.scale_note(findings, study)))
+        parts.append("\n".join(f"- {typeset.escape_markdown(warning)}" for warning in findings.warnings))
+    parts.append(typeset.escape_markdown(wording.scale_note(findings, study)))
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |"
-
-    rules = ["---:" if column.align == "right" else ":---" for column in table.columns]
-    rows = [line([column.head for column in table.columns]), "| " + " | ".join(rules) + " |"]
-    rows += [line(row.cells) for row in table.rows]
-    notes = [f"\n{_markdown_cell(note)}" for note in table.notes]
-    return "\n".join([*rows, *notes])
-
-
-def _markdown_cell(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return "".join("\\" + char if char in "\\`*_{}[]<>|#~$" else char for char in _one_line(text))
-
-
 def latex(findings: Findings, study: Study) -> str:
-    """Arms and contrasts as booktabs tables, to be read in with \\input."""
+    r"""Arms and contrasts as booktabs tables, to be read in with \input."""
     header = "% Needs \\usepackage{booktabs} and LaTeX's default UTF-8 input; \\input this file.\n"
     tables = [arms(findings, study)]
     if findings.contrasts:
         tables.append(contrasts(findings, study))
     notes = {"contrasts": wording.tests(findings, study)}
-    body = [_latex_table(table, study.name, notes.get(table.name, wording.headline(findings, study))) for table in tables]
-    return header + "\n".join(body)
-
-
-LATEX_PAGE = r"""\documentclass{article}
-\usepackage[margin=2cm]{geometry}
-\usepackage{booktabs}
-\begin{document}
-\input{table}
-\end{document}
-"""
-"""A page that shows table.tex alone."""
-
-
-def _latex_table(table: Table, study: str, note: str) -> str:
-    spec = "".join(_latex_column(table, index) for index in range(len(table.columns)))
-    lines = [
-        r"\begin{table}[htbp]",
-        r"\centering\small",
-        rf"\caption{{{escape_latex(table.caption)} {escape_latex(note)}}}",
-        rf"\label{{tab:{''.join(char if char.isascii() and char.isalnum() else '-' for char in study)}-{table.name}}}",
-        r"\setlength{\tabcolsep}{4pt}",
-        rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
-        r"\toprule",
-        " & ".join(escape_latex(column.head) for column in table.columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(escape_latex(_without_symbol(cell)) for cell in row.cells) + r" \\" for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(rf"\par\smallskip {escape_latex(note)}" for note in table.notes),
-        r"\end{table}",
+    body = [
+        typeset.latex(table, study.name, notes.get(table.name, wording.headline(findings, study))) for table in tables
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_column(table: Table, index: int) -> str:
-    longest = max((len(row.cells[index]) for row in table.rows), default=0)
-    if table.columns[index].align == "right":
-        return "r"
-    return r"p{0.2\linewidth}" if longest > 28 else "l"
-
-
-def _without_symbol(cell: str) -> str:
-    symbol, space, word = cell.partition(" ")
-    return word if space and symbol in display.SYMBOL.values() else cell
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "[": "{[}",
-    "]": "{]}",
-    "-": "{-}",
-    "`": r"\textasciigrave{}",
-    "'": "'",
-    display.MINUS: "$-$",
-    "–": "--",
-    "—": "---",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "→": r"$\rightarrow$",
-    "…": r"\ldots{}",
-    "’": "'",
-    "“": "``",
-    "”": "''",
-    **{
-        greek: f"$\\{name}$"
-        for greek, name in zip(
-            "αβγδεζηθικλμνξπρστυφχψω",
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
-            "psi omega".split(),
-            strict=True,
-        )
-    },
-}
-
-
-def escape_latex(text: str) -> str:
-    """Text as LaTeX shows it; a character that pdfLaTeX lacks becomes its code point, visibly."""
-    return "".join(_latex_character(char) for char in _one_line(text))
-
-
-def _latex_character(char: str) -> str:
-    if char in _LATEX:
-        return _LATEX[char]
-    if char.isascii():
-        return char if char.isprintable() else ""
-    base = unicodedata.normalize("NFKD", char)[0]
-    if char.isalpha() and base.isascii() and base.isalpha():
-        return char if ord(char) < 0x180 else base
-    return rf"\texttt{{U+{ord(char):04X}}}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def rows(findings: Findings, study: Study) -> list[dict[str, Any]]:
-    """Arms, secondary outcomes and contrasts as flat records, numbers in the metric's own unit, for CSV and Parquet."""
-    found = [_arm_record(arm, study.outcome, "arm", findings) for arm in findings.arms]
-    for outcome in study.secondary:
-        found += [
-            _arm_record(arm, outcome, "secondary", findings) for arm in findings.secondary.get(outcome.metric, ())
-        ]
-    return found + [_contrast_record(contrast, findings) for contrast in findings.contrasts]
-
-
-RECORD: dict[str, type] = {
-    "study": str,
-    "scale": str,
-    "kind": str,
-    "metric": str,
-    "arm": str,
-    "reference": str,
-    "n": int,
-    "estimate": float,
-    "low": float,
-    "high": float,
-    "level": float,
-    "method": str,
-    "sd": float,
-    "failed": int,
-    "pending": int,
-    "claim": str,
-    "margin": float,
-    "family": str,
-    "test": str,
-    "p": float,
-    "p_adjusted": float,
-    "p_attainable": float,
-    "verdict": str,
-    "blocks_needed": float,
-}
-"""Columns of table.csv and findings.parquet. `kind`: arm, secondary or contrast; what a kind has not stays empty."""
-
-
-def _blank(findings: Findings) -> dict[str, Any]:
-    empty: dict[type, Any] = {str: "", int: 0, float: float("nan")}
-    return {name: empty[kind] for name, kind in RECORD.items()} | {"study": findings.study, "scale": findings.scale}
-
-
-def _arm_record(arm: ArmSummary, outcome: Outcome, kind: str, findings: Findings) -> dict[str, Any]:
-    return _blank(findings) | {
-        "kind": kind,
-        "metric": outcome.metric,
-        "arm": arm.arm,
-        "n": arm.n,
-        "estimate": arm.mean.estimate,
-        "low": arm.mean.low,
-        "high": arm.mean.high,
-        "level": arm.mean.level,
-        "method": arm.mean.method,
-        "sd": arm.sd,
-        "failed": len(arm.failed),
-        "pending": len(arm.pending),
-    }
-
-
-def _contrast_record(contrast: ContrastResult, findings: Findings) -> dict[str, Any]:
-    def number(value: float | None) -> float:
-        return float("nan") if value is None else float(value)
-
-    return _blank(findings) | {
-        "kind": "contrast",
-        "metric": findings.outcome,
-        "arm": contrast.arm,
-        "reference": contrast.reference,
-        "n": len(contrast.blocks),
-        "estimate": contrast.interval.estimate,
-        "low": contrast.interval.low,
-        "high": contrast.interval.high,
-        "level": contrast.interval.level,
-        "method": contrast.interval.method,
-        "claim": contrast.claim,
-        "margin": number(contrast.margin),
-        "family": contrast.family,
-        "test": contrast.test,
-        "p": contrast.p,
-        "p_adjusted": contrast.p_adjusted,
-        "p_attainable": contrast.p_attainable,
-        "verdict": contrast.verdict.word,
-        "blocks_needed": number(contrast.verdict.blocks_needed),
-    }
-
-
-def as_csv(records: Sequence[dict[str, Any]], columns: Sequence[str] = tuple(RECORD)) -> str:
-    """Records as CSV with a head line; floats in full, NaN as an empty cell."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _csv_cell(value) for key, value in record.items()} for record in records)
-    return out.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if value != value else repr(value)
-    return value
-
-
-def as_parquet(records: Sequence[dict[str, Any]]) -> bytes:
-    """Records as one Parquet file with the columns of `RECORD`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds: dict[type, Callable[[], Any]] = {str: pa.string, int: pa.int64, float: pa.float64}
-    schema = pa.schema([(name, kinds[kind]()) for name, kind in RECORD.items()])
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(records), schema=schema), out)
-    return out.getvalue()
+    return header + "\n".join(body)

@@ -1,6 +1,8 @@
 """Findings in sentences: the verdict of a study, the declared tests, the scale. Pure text, no markup."""
 
-from analysis import display
+import math
+
+from analysis import display, facts
 from analysis.display import Quantity, listing
 from analysis.findings import ArmSummary, ContrastResult, Findings, Word
 from search_spaces.study import Study
@@ -92,7 +94,9 @@ def tests(findings: Findings, study: Study) -> str:
         f"{CORRECTION.get(study.correction, study.correction)}"
     )
     if study.correction != "none":
-        sentence += f" ({listing(f'{size} in {family!r}' for size, family in zip(sizes, sorted(families), strict=True))})"
+        sentence += (
+            f" ({listing(f'{size} in {family!r}' for size, family in zip(sizes, sorted(families), strict=True))})"
+        )
     least = max((contrast.p_attainable for contrast in findings.contrasts), default=float("nan"))
     if least > study.alpha:
         sentence += (
@@ -104,8 +108,34 @@ def tests(findings: Findings, study: Study) -> str:
 
 def scale_note(findings: Findings, study: Study) -> str:
     """What the scale can and can't say."""
-    scale = study.scale(findings.scale)
+    scale = facts.size(study, findings.scale)
+    if scale is None:
+        return f"Scale: {findings.scale}, which the study no longer has. This is not a replication of {study.source.paper}."
     note = f" {scale.note}" if scale.note else ""
     if scale.name == "paper":
         return f"Scale: paper, the protocol of {study.source.paper}.{note}"
     return f"Scale: {scale.name}. This is not a replication of {study.source.paper}.{note}"
+
+
+def agreement(findings: Findings, study: Study) -> str:
+    """How far the paper's numbers and ours point the same way."""
+    found = findings.agreement
+    if found is None:
+        return ""
+    parts = []
+    if found.comparable:
+        parts.append(f"{found.agreed} of {found.comparable} comparable contrasts have the paper's sign")
+    else:
+        parts.append("No declared contrast can be compared with the paper: it printed other data than were run here")
+    if found.tau is not None:
+        tau = f"Kendall's tau between printed and measured numbers is {display.fixed(found.tau.estimate, 2)}"
+        if math.isfinite(found.tau.low) and math.isfinite(found.tau.high):
+            level, low, high = found.tau.level, display.fixed(found.tau.low, 2), display.fixed(found.tau.high, 2)
+            tau += f" ({display.percent(level)} interval {low} to {high})"
+        parts.append(tau)
+    also = (
+        ""
+        if findings.scale == "paper"
+        else f" At scale {findings.scale} this is no replication of {study.source.paper}."
+    )
+    return ". ".join(parts) + "." + also

@@ -1,0 +1,177 @@
+"""How every figure is drawn: its canvas, its palette in light and dark, and its bytes as SVG and PNG.
+
+Figures are 5 inches wide with 8 to 9 point type, so that they read on a phone and in one column of a paper. Matplotlib's
+object interface only: no pyplot, and no setting of a user's own reaches a figure.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.findings import Word
+
+WIDTH_IN = 5.0
+
+INK, MUTED, RULE, BAND = "#1c1d21", "#5c6068", "#d3d5da", "#eceef1"
+ARM, OTHER = "#1f5fa8", "#8a8f99"
+WORD: dict[Word, str] = {"better": "#00695f", "worse": "#b23a0a", "equivalent": "#4b4bb8", "undecided": "#62666e"}
+MARKER: dict[Word, str] = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
+
+_THEME = {
+    "ink": (INK, "#eceef2"),
+    "muted": (MUTED, "#a8adb8"),
+    "rule": (RULE, "#41454e"),
+    "band": (BAND, "#292c33"),
+    "arm": (ARM, "#7fb2f0"),
+    "other": (OTHER, "#868c98"),
+    "better": (WORD["better"], "#4fd0bd"),
+    "worse": (WORD["worse"], "#ff9b6b"),
+    "equivalent": (WORD["equivalent"], "#aeb0ff"),
+    "undecided": (WORD["undecided"], "#b2b6bf"),
+}
+"""Name -> (light, dark). An inline figure takes the colour of the reader's scheme; a file has the light one."""
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ablate",
+    "text.parse_math": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.unicode_minus": True,
+    "path.simplify": True,
+    "path.simplify_threshold": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure not drawn yet, and what is said of it."""
+
+    name: str
+    title: str
+    caption: str
+    """How to read it, shown beneath."""
+    description: str
+    """What it shows, in words, for those who can't see it."""
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A drawn figure: files' bytes, and the SVG to set inside a page."""
+
+    picture: Picture
+    svg: bytes
+    png: bytes
+    inline: str
+
+
+def css() -> str:
+    """The palette as CSS variables, light and dark."""
+    light = "".join(f"--{name}:{pair[0]};" for name, pair in _THEME.items())
+    dark = "".join(f"--{name}:{pair[1]};" for name, pair in _THEME.items())
+    return f":root{{color-scheme:light dark;{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith(("backend", "toolbar"))}
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
+        dict.update(mpl.rcParams, defaults | _STYLE)
+        yield
+
+
+def render(picture: Picture, *, dpi: int = 180) -> Rendered:
+    """Draws the picture once and gives it in all forms; equal pictures give equal bytes."""
+    with _style():
+        figure = picture.draw()
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": picture.title})
+        figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None, "Title": None})
+    return Rendered(picture, svg.getvalue(), png.getvalue(), _inline(picture, svg.getvalue().decode()))
+
+
+def _inline(picture: Picture, svg: str) -> str:
+    """The SVG for a page: no prologue, ids of its own, colours by name, a title and a description that are read out."""
+    svg = svg[svg.index("<svg ") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<title>.*?</title>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id|xlink:href|href)="(#?)', rf'\1="\2{picture.name}-', svg)
+    svg = svg.replace("url(#", f"url(#{picture.name}-")
+    for name, (light, _) in _THEME.items():
+        svg = svg.replace(light, f"var(--{name})")
+    svg = re.sub(r"<g id=\"[\w-]*patch_1\">.*?</g>\s*", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    end = svg.index(">")
+    head = re.sub(r' (width|height|version|xmlns:xlink|xmlns)="[^"]*"', "", svg[:end])
+    words = f"<title>{escape(picture.title)}</title><desc>{escape(picture.description)}</desc>"
+    return (
+        f'{head} role="img" aria-label="{escape(picture.title)}. {escape(picture.description)}">{words}{svg[end + 1 :]}'
+    )
+
+
+def canvas(height_in: float, *, width_in: float = WIDTH_IN) -> Figure:
+    """An empty white figure."""
+    return Figure(figsize=(width_in, height_in), facecolor="white")
+
+
+def panel(figure: Figure, left_in: float, bottom_in: float, width_in: float, height_in: float) -> Axes:
+    """Axes at a place in inches, with one rule beneath and quiet ticks."""
+    wide, high = figure.get_size_inches()
+    axes = figure.add_axes((left_in / wide, bottom_in / high, width_in / wide, height_in / high), facecolor="none")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.tick_params(colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6, labelsize=8)
+    return axes
+
+
+def row_labels(axes: Axes, labels: Sequence[str], emphasised: Sequence[bool] = ()) -> None:
+    """Names the rows 0, 1, ... from the top down, at the left of the axes."""
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks([])
+    for row, label in enumerate(labels):
+        bold = bool(emphasised) and emphasised[row]
+        axes.annotate(
+            label,
+            (0, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(-8, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=INK,
+            fontsize=8.5,
+            fontweight="bold" if bold else "normal",
+            linespacing=1.05,
+        )
+
+
+def wrap(text: str, width: int, lines: int = 3) -> str:
+    """The text on at most `lines` lines of about `width` characters; what is cut off ends in an ellipsis."""
+    import textwrap
+
+    found = textwrap.wrap(" ".join(text.split()), width) or [""]
+    if len(found) > lines:
+        found = [*found[: lines - 1], found[lines - 1][: width - 1] + "…"]
+    return "\n".join(found)
+
+
+def label_width_in(labels: Sequence[str]) -> float:
+    """Room that the wrapped labels take, in inches, at 8.5 points."""
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    return 0.2 + longest * 0.076
+
+
+def label_height_in(labels: Sequence[str], least: float = 0.3) -> float:
+    """Height of one row, in inches."""
+    return max([least, *(0.14 * (label.count("\n") + 1) + 0.1 for label in labels)])
