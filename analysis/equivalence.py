@@ -36,9 +36,7 @@ def tost_t_rows(differences_RN: Floats, margin: float) -> Floats:
     return np.asarray(np.maximum(low, paired_t_rows(differences_RN, margin, "less")))
 
 
-def tost_sign_flip(
-    differences: npt.ArrayLike, margin: float, *, generator: np.random.Generator | None = None
-) -> float:
+def tost_sign_flip(differences: npt.ArrayLike, margin: float, *, generator: np.random.Generator | None = None) -> float:
     """TOST by sign flips: exact for symmetric noise, and with an answer where the differences do not vary.
 
     Args:

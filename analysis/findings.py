@@ -115,6 +115,8 @@ class FactorEffect:
     test: str
     share: float
     """Share of the variance between cell means, fANOVA; all shares add to 1. NaN where nothing varies."""
+    other_p: Mapping[str, float] = field(default_factory=dict)
+    """Further tests, for the reader's cross-check: 'aligned ranks'."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ class PublishedContrast:
     ours: float | None
     agree: bool | None
     """Same sign; None where ours is missing or either is exactly zero."""
+    ours_on: str = ""
+    """Datasets of our blocks, where none is of the paper's dataset: a weaker comparison, to be shown as such."""
 
 
 @dataclass(frozen=True)

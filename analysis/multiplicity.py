@@ -32,9 +32,7 @@ def none(p: npt.ArrayLike) -> Floats:
     return _stepped(p, np.ones, down=True, monotone=False)
 
 
-def _stepped(
-    p: npt.ArrayLike, factors: Callable[[int], Floats], *, down: bool, monotone: bool = True
-) -> Floats:
+def _stepped(p: npt.ArrayLike, factors: Callable[[int], Floats], *, down: bool, monotone: bool = True) -> Floats:
     """Sorted p-values times their factors, made monotone from the small end (down) or the large end (up)."""
     values = np.asarray(p, dtype=float)
     if values.size and not ((values >= 0) & (values <= 1)).all():

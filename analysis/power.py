@@ -125,7 +125,9 @@ def design(study: Study, scale: str, blocks: int | None = None) -> Design:
     step = margin if margin is not None else 1 / study.outcome.unit
     rows = tuple(_row(n, factor * step, margin, alpha) for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
     least = sign_flip_attainable(n)
-    return Design(n, family, study.alpha, margin, {"sign-flip": least, "wilcoxon": least}, rows, _notes(study, n, family))
+    return Design(
+        n, family, study.alpha, margin, {"sign-flip": least, "wilcoxon": least}, rows, _notes(study, n, family)
+    )
 
 
 def _row(n: int, sd: float, margin: float | None, alpha: float) -> PowerRow:
@@ -140,7 +142,9 @@ def _notes(study: Study, n: int, family: int) -> tuple[str, ...]:
     least = sign_flip_attainable(n)
     notes = []
     if n < 2:
-        notes.append("One block: no test and no interval is possible; every verdict will be 'undecided'. Take 2 or more.")
+        notes.append(
+            "One block: no test and no interval is possible; every verdict will be 'undecided'. Take 2 or more."
+        )
     if least > alpha:
         enough = math.ceil(1 - math.log2(alpha))
         corrected = f" (Holm's strictest step over {family} contrasts: {alpha:.2g})" if alpha < study.alpha else ""
