@@ -222,7 +222,7 @@ AUGMENTATION_MATCHED = replace(
     contrasts=augmentation_contrasts(MATCHED_ARMS),
     claim="",
     notes=(
-        "Not in the paper: gradmix_augmentation with every mix term weighted 0.1033, the mean of g**2, g ~ U(0.1, 0.5).",
+        "Not in the paper: gradmix_augmentation with each mix term weighted 0.1033, the mean of g**2, g ~ U(0.1, 0.5).",
         PAIRED,
     ),
 )
