@@ -13,10 +13,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -51,9 +51,24 @@ class Writer:
         """Writes a whole array."""
         np.save(self.path(name), array, allow_pickle=False)
 
-    def allocate(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A writable array that lies in the file."""
-        return np.lib.format.open_memmap(self.path(name), mode="w+", dtype=np.dtype(dtype), shape=shape)
+    def stream(self, name: str, rows: Iterable[np.ndarray]) -> None:
+        """Writes an array part by part along its first axis, so that it never has to fit in memory.
+
+        The header is written again at the end, with the length: NumPy leaves room in it for the first axis to grow.
+        """
+        length, first = 0, None
+        with self.path(name).open("wb") as handle:
+            for part in rows:
+                if first is None:
+                    first = part[:0]
+                    _write_header(handle, first.dtype, first.shape)
+                if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:
+                    raise ValueError(f"{name}: {part.dtype} {part.shape[1:]} after {first.dtype} {first.shape[1:]}")
+                handle.write(np.ascontiguousarray(part).data)
+                length += len(part)
+            if first is not None:
+                handle.seek(0)
+                _write_header(handle, first.dtype, (length, *first.shape[1:]))
 
     def link(self, name: str, other: Path) -> None:
         """The same array as another folder's file, without a second copy where the file system can."""
@@ -63,22 +78,21 @@ class Writer:
             shutil.copyfile(other, self.path(name))
 
 
-def open_stored(folder: Path, build: Callable[[Writer], None], *, verify: bool = False) -> Stored:
+def open_stored(folder: Path, build: Callable[[Writer], None]) -> Stored:
     """Opens `folder`, after making it with `build` if it is not there or damaged.
 
     Args:
         folder: where it lies; its parent is created.
         build: fills the writer; called at most once at a time for a folder, on one process of those that ask.
-        verify: compute the checksums even of files that look untouched.
 
     Raises:
         OSError: the place cannot be written.
     """
-    meta, problem = _read(folder, verify)
+    meta, problem = _read(folder)
     if meta is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_name(folder.name + ".lock")):
-            meta, problem = _read(folder, verify)
+            meta, problem = _read(folder)
             if meta is None:
                 if problem:
                     log.warning("%s is damaged (%s); it is made again.", folder, problem)
@@ -105,7 +119,7 @@ def array_digest(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _read(folder: Path, verify: bool) -> tuple[dict[str, Any] | None, str]:
+def _read(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The folder's meta data, or None and what is wrong with it (nothing, when it is not there)."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
@@ -117,7 +131,7 @@ def _read(folder: Path, verify: bool) -> tuple[dict[str, Any] | None, str]:
         return None, f"layout version {meta.get('schema')}, this is {SCHEMA}"
     try:
         stamps = {name: _stamp(folder / f"{name}.npy") for name in meta["arrays"]}
-        touched = [name for name, entry in meta["arrays"].items() if verify or entry["stamp"] != stamps[name]]
+        touched = [name for name, entry in meta["arrays"].items() if entry["stamp"] != stamps[name]]
         for name in touched:
             if array_digest(np.load(folder / f"{name}.npy", mmap_mode="r")) != meta["arrays"][name]["sha256"]:
                 return None, f"{name}.npy does not have its checksum"
@@ -125,7 +139,7 @@ def _read(folder: Path, verify: bool) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
     for name in touched:
         meta["arrays"][name]["stamp"] = stamps[name]
-    if touched and not verify:
+    if touched:
         with contextlib.suppress(OSError):  # a cache that cannot be written is still good to read
             _write_meta(folder, meta)
     return meta, ""
@@ -160,6 +174,11 @@ def _write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     beside.replace(folder / "meta.json")
+
+
+def _write_header(handle: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
 
 
 def _stamp(path: Path) -> list[int]:

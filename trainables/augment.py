@@ -238,9 +238,8 @@ def move(
 def _canvas(x_BCHW: Tensor, angle_B: Tensor | None, shift_B2: Tensor | None) -> tuple[Tensor, Tensor]:
     """Where each output pixel lies on the cropped image: rows and columns in [-1, 1], broadcastable to (B, H, W)."""
     height, width = x_BCHW.shape[2:]
-    options = {"device": x_BCHW.device, "dtype": x_BCHW.dtype}
-    y_BHW = ((2 * torch.arange(height, **options) + 1) / height - 1).view(1, -1, 1)
-    x_BHW = ((2 * torch.arange(width, **options) + 1) / width - 1).view(1, 1, -1)
+    y_BHW = ((2 * torch.arange(height, device=x_BCHW.device) + 1) / height - 1).view(1, -1, 1)
+    x_BHW = ((2 * torch.arange(width, device=x_BCHW.device) + 1) / width - 1).view(1, 1, -1)
     if shift_B2 is not None:
         y_BHW = y_BHW + (2 / height) * shift_B2[:, 0].view(-1, 1, 1)
         x_BHW = x_BHW + (2 / width) * shift_B2[:, 1].view(-1, 1, 1)
@@ -271,7 +270,7 @@ def _inside(at: Tensor, start_B: Tensor, length_B: Tensor, side: int) -> Tensor:
     start_B11, length_B11 = start_B.view(-1, 1, 1), length_B.view(-1, 1, 1)
     moved = at * (length_B11 / side) + ((2 * start_B11 + length_B11) / side - 1)
     low, high = (2 * start_B11 + 1) / side - 1, (2 * (start_B11 + length_B11) - 1) / side - 1
-    return torch.minimum(torch.maximum(moved, low), high)
+    return torch.clamp(moved, low, high)
 
 
 # Colour

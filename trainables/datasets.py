@@ -19,6 +19,7 @@ Deviations:
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -30,17 +31,33 @@ from pathlib import Path
 import numpy as np
 
 from trainables import splits
-from trainables.arraystore import Stored, Writer, locked, open_stored
+from trainables.arraystore import Stored, Writer, open_stored
 from trainables.config import check_types, nearest, require
+from trainables.imageformats import Chunk, DataError
 from trainables.seeding import numpy_stream
-from trainables.sources import SOURCES, DataError, Located, chunks, class_names, count_images, fingerprint, locate
+from trainables.sources import SOURCES, Located, chunks, class_names, find, fingerprint, missing, obtain
 
-__all__ = ["PROTOCOLS", "Data", "DataError", "DataSpec", "Images", "Protocol", "check", "class_split", "open_data"]
+__all__ = [
+    "PROTOCOLS",
+    "SOURCES",
+    "Data",
+    "DataError",
+    "DataSpec",
+    "Images",
+    "Protocol",
+    "check",
+    "class_split",
+    "open_data",
+    "open_source",
+]
 
 UNKNOWN = -2
 """Label of images of unknown classes."""
 VERSION = 1
 """Of what `prepared` folders hold; another version is prepared again beside the old."""
+
+_ROWS = 2048
+"""Images copied at a time."""
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +124,8 @@ class Protocol:
     """Unknown classes of each split, if they are not simply all others."""
     endless: bool = False
     """Whether any split number is allowed (the digits' are drawn)."""
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    colour: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+    """Mean and standard deviation of each channel, for normalisation; (0, 1): none."""
 
     @property
     def open_set(self) -> bool:
@@ -121,36 +138,36 @@ class Protocol:
         return (self.source, *([self.unknown_source] if self.unknown_source else []))
 
 
-_CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
-_SVHN = {"mean": (0.4376821, 0.4437697, 0.47280442), "std": (0.19803012, 0.20101562, 0.19703614)}
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_SVHN = ((0.4376821, 0.4437697, 0.47280442), (0.19803012, 0.20101562, 0.19703614))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 PROTOCOLS: dict[str, Protocol] = {
     "digits": Protocol(source="digits", known=splits.MNIST, endless=True),
     "mnist": Protocol(source="mnist", known=splits.MNIST),
-    "svhn": Protocol(source="svhn", known=splits.SVHN, **_SVHN),
-    "cifar10": Protocol(source="cifar10", known=splits.CIFAR10, **_CIFAR),
+    "svhn": Protocol(source="svhn", known=splits.SVHN, colour=_SVHN),
+    "cifar10": Protocol(source="cifar10", known=splits.CIFAR10, colour=_CIFAR),
     "cifar+10": Protocol(
         source="cifar10",
         known=splits.CIFAR_PLUS,
         unknown_source="cifar100",
         unknown=splits.CIFAR_PLUS_10_UNKNOWN,
-        **_CIFAR,
+        colour=_CIFAR,
     ),
     "cifar+50": Protocol(
         source="cifar10",
         known=splits.CIFAR_PLUS,
         unknown_source="cifar100",
         unknown=splits.CIFAR_PLUS_50_UNKNOWN,
-        **_CIFAR,
+        colour=_CIFAR,
     ),
-    "tinyimagenet": Protocol(source="tinyimagenet", known=splits.TINYIMAGENET, **_IMAGENET),
+    "tinyimagenet": Protocol(source="tinyimagenet", known=splits.TINYIMAGENET, colour=_IMAGENET),
     "digits-closed": Protocol(source="digits", endless=True),
     "mnist-closed": Protocol(source="mnist"),
-    "svhn-closed": Protocol(source="svhn", **_SVHN),
-    "cifar10-closed": Protocol(source="cifar10", **_CIFAR),
-    "cifar100-closed": Protocol(source="cifar100", **_CIFAR),
-    "tinyimagenet-closed": Protocol(source="tinyimagenet", **_IMAGENET),
+    "svhn-closed": Protocol(source="svhn", colour=_SVHN),
+    "cifar10-closed": Protocol(source="cifar10", colour=_CIFAR),
+    "cifar100-closed": Protocol(source="cifar100", colour=_CIFAR),
+    "tinyimagenet-closed": Protocol(source="tinyimagenet", colour=_IMAGENET),
     "emnist-letters-closed": Protocol(source="emnist-letters"),
     "emnist-balanced-closed": Protocol(source="emnist-balanced"),
     "emnist-digits-closed": Protocol(source="emnist-digits"),
@@ -184,7 +201,7 @@ def class_split(spec: DataSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
         DataError: no such protocol or split.
     """
     protocol = protocol_of(spec)
-    every = range(SOURCES[protocol.source].count)
+    every = range(SOURCES[protocol.source].expected or 0)
     if protocol.known is None:
         return tuple(every), ()
     if spec.split < len(protocol.known):
@@ -210,8 +227,8 @@ def open_data(spec: DataSpec, *, cache: Path, source: Path | None = None, downlo
         DataError: unknown protocol or split; data that is missing, truncated or not what the protocol needs.
     """
     protocol = protocol_of(spec)
-    with _writing(cache):
-        located = {name: _locate(name, cache, source, download) for name in protocol.sources}
+    with _explained(cache):
+        located = {name: obtain(name, cache, source, download) for name in protocol.sources}
         states = {name: fingerprint(found) for name, found in located.items()}
         key = hashlib.sha256(json.dumps([VERSION, asdict(spec), states]).encode()).hexdigest()[:12]
         folder = cache / "prepared" / f"{spec.protocol}-{spec.split}-{key}"
@@ -222,7 +239,28 @@ def open_data(spec: DataSpec, *, cache: Path, source: Path | None = None, downlo
     }
     train, test = sets.pop("train"), sets.pop("test")
     classes = tuple(stored.notes["classes"])
-    return Data(spec, classes, train, test, sets, protocol.mean, protocol.std, _digest(stored))
+    return Data(spec, classes, train, test, sets, *protocol.colour, _digest(stored))
+
+
+def open_source(name: str, *, cache: Path, source: Path | None = None, download: bool = True) -> Mapping[str, Images]:
+    """All images of a data set as they are, by part: 'train', and 'test' where it has one. Labels are its own.
+
+    Args:
+        name: key of `trainables.sources.SOURCES`.
+        cache: as for `open_data`.
+        source: the same.
+        download: the same.
+
+    Raises:
+        DataError: an unknown name; data that is missing or damaged.
+    """
+    if name not in SOURCES:
+        raise DataError(f"{name!r} is no data set.{nearest(name, SOURCES)} The data sets are: {', '.join(SOURCES)}.")
+    with _explained(cache):
+        located = obtain(name, cache, source, download)
+        stored = _decoded(name, located, fingerprint(located), cache)
+    parts = located.source.parts
+    return {part: Images(stored.arrays[f"{part}.pixels"], stored.arrays[f"{part}.labels"]) for part in parts}
 
 
 def check(spec: DataSpec, *, cache: Path, source: Path | None = None, download: bool = True) -> None:
@@ -235,89 +273,30 @@ def check(spec: DataSpec, *, cache: Path, source: Path | None = None, download: 
         DataError: what is wrong.
     """
     protocol = protocol_of(spec)
-    class_split(spec)
-    for name in protocol.sources:
-        found = _find(name, cache, source)
-        if found is None:
-            if not download or SOURCES[name].download is None:
-                raise DataError(_missing(name, source))
-            continue
-        class_names(found)
-        for part in found.files:
-            if count_images(found, part) == 0:
-                raise DataError(f"{SOURCES[name].title}: the {part} part in {found.files[part][0]} has no images.")
-
-
-# Finding
-
-
-def _find(name: str, cache: Path, source: Path | None) -> Located | None:
-    if name == "digits":
-        return Located(SOURCES[name], "embedded", {})
-    if source is not None:
-        if not source.is_dir():
-            what = "is a file, not a folder" if source.exists() else "does not exist"
-            raise DataError(f"The data folder {source} {what}. Give an existing one by --data DIR or ABLATE_DATA.")
-        if next(source.iterdir(), None) is None:
-            raise DataError(f"The data folder {source} is empty. {_wanted(name)}")
-        found = locate(SOURCES[name], source)
-        if found is not None:
-            return found
-    return locate(SOURCES[name], cache / "downloads" / name)
-
-
-def _locate(name: str, cache: Path, source: Path | None, download: bool) -> Located:
-    found = _find(name, cache, source)
-    if found is None and download and SOURCES[name].download is not None:
-        folder = cache / "downloads" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(name + ".lock")):
-            found = locate(SOURCES[name], folder)
-            if found is None:
-                _download(name, folder, source)
-                found = locate(SOURCES[name], folder)
-    if found is None:
-        raise DataError(_missing(name, source))
-    return found
-
-
-def _download(name: str, folder: Path, source: Path | None) -> None:
-    import torchvision.datasets
-
-    entry = SOURCES[name].download
-    assert entry is not None
-    log.info("Downloading %s to %s.", SOURCES[name].title, folder)
-    try:
-        for arguments in entry[1]:
-            getattr(torchvision.datasets, entry[0])(folder, download=True, **arguments)
-    except (OSError, RuntimeError, ValueError) as error:  # URLError is an OSError; a bad archive a RuntimeError
-        raise DataError(f"{_missing(name, source)} The download failed: {error}.") from None
-
-
-def _missing(name: str, source: Path | None) -> str:
-    where = f"not found under {source}" if source is not None else "not here, and no data folder was given"
-    return f"{SOURCES[name].title} is {where}. {_wanted(name)}"
-
-
-def _wanted(name: str) -> str:
-    folder = SOURCES[name].folders[0]
-    parts = ", ".join(f"{starts[0]}-*.parquet" for starts in SOURCES[name].parts.values())
-    return (
-        f"Give a folder by --data DIR or ABLATE_DATA that holds DIR/{folder}/ with {parts} (image and label columns, "
-        "as on the Hugging Face Hub)" + (" or the files as torchvision keeps them." if SOURCES[name].layout else ".")
-    )
+    with _explained(cache):
+        for name in protocol.sources:
+            found = find(name, cache, source)
+            if found is not None:
+                class_names(found)
+            elif not download or SOURCES[name].download is None:
+                raise DataError(missing(name, source))
 
 
 @contextlib.contextmanager
-def _writing(cache: Path) -> Iterator[None]:
+def _explained(cache: Path) -> Iterator[None]:
+    """What the system refuses, in words: either the cache cannot be written or the given files cannot be read."""
     try:
         yield
     except OSError as error:
-        place = error.filename or cache
+        place, reason = Path(error.filename or cache), error.strerror or str(error)
+        if error.errno != errno.ENOSPC and cache not in (place, *place.parents):
+            raise DataError(
+                f"{place} cannot be read: {reason}. Make the data readable, or give another folder."
+            ) from None
         raise DataError(
-            f"The decoded data cannot be kept in {cache}: {place}: {error.strerror or error}. Give a home that can be "
-            "written, with room for the arrays, by --home or ABLATE_HOME."
-        ) from error
+            f"Decoded data cannot be kept in {cache}: {place.name}: {reason}. Give a home that can be written, with room "
+            "for the arrays, by --home or ABLATE_HOME."
+        ) from None
 
 
 # Preparing
@@ -328,48 +307,22 @@ def _decoded(name: str, located: Located, state: str, cache: Path) -> Stored:
 
 
 def _decode(located: Located, writer: Writer) -> None:
-    """Reads every image of a data set once, straight into the arrays' files where their number is known."""
+    """Reads every image of a data set once, straight into the arrays' files."""
     log.info("Decoding %s.", located.source.title)
     writer.notes["classes"] = list(class_names(located))
     for part in located.source.parts:
-        count = count_images(located, part)
-        pixels, labels = _gathered(located, part) if count is None else _filled(located, part, count, writer)
-        if not len(labels):
+        labels: list[np.ndarray] = []
+        writer.stream(f"{part}.pixels", _pixels(chunks(located, part), labels))
+        if not sum(map(len, labels)):
             raise DataError(f"{located.source.title}: the {part} part has no images. Get the files again.")
-        if count is None:
-            writer.put(f"{part}.pixels", np.ascontiguousarray(pixels))
-        writer.put(f"{part}.labels", labels)
+        writer.put(f"{part}.labels", np.concatenate(labels))
 
 
-def _gathered(located: Located, part: str) -> tuple[np.ndarray, np.ndarray]:
-    read = list(chunks(located, part))
-    if not read:
-        return np.empty((0, 1, 1, 1), np.uint8), np.empty(0, np.int64)
-    _same_size(located, {pixels.shape[1:3] for pixels, _ in read})
-    return np.concatenate([pixels for pixels, _ in read]), np.concatenate([labels for _, labels in read])
-
-
-def _filled(located: Located, part: str, count: int, writer: Writer) -> tuple[np.ndarray, np.ndarray]:
-    pixels, labels, row = np.empty((0, 1, 1, 1), np.uint8), np.empty(count, np.int64), 0
-    for chunk, numbers in chunks(located, part):
-        if not row:
-            pixels = writer.allocate(f"{part}.pixels", (count, *chunk.shape[1:]), np.uint8)
-        _same_size(located, {pixels.shape[1:3], chunk.shape[1:3]})
-        pixels[row : row + len(chunk)] = chunk
-        labels[row : row + len(chunk)] = numbers
-        row += len(chunk)
-    if isinstance(pixels, np.memmap):
-        pixels.flush()
-    return pixels, labels
-
-
-def _same_size(located: Located, shapes: set[tuple[int, ...]]) -> None:
-    if len(shapes) > 1:
-        told = " and ".join(f"{height}x{width}" for height, width in sorted(shapes))
-        raise DataError(
-            f"{located.source.title} has images of {told} pixels. All must have one size: resize them, or leave out "
-            "those that differ."
-        )
+def _pixels(read: Iterator[Chunk], labels: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Passes the images on and keeps the class numbers."""
+    for pixels, numbers in read:
+        labels.append(numbers)
+        yield pixels
 
 
 def _prepare(
@@ -422,19 +375,18 @@ def _chosen(
     return np.sort(np.concatenate(rows))
 
 
-def _copy(writer: Writer, part: str, stored: Stored, array: str, rows: np.ndarray, side: int | None) -> tuple[int, ...]:
-    """Writes the chosen images and returns their shape; the whole set as it is costs no second copy."""
+def _copy(writer: Writer, part: str, stored: Stored, array: str, rows: np.ndarray, side: int | None) -> int:
+    """Writes the chosen images and returns their side; the whole set as it is costs no second copy."""
     pixels = stored.arrays[f"{array}.pixels"]
-    shape = pixels.shape[1:] if side is None else (side, side, pixels.shape[3])
-    if shape == pixels.shape[1:] and len(rows) == len(pixels):
+    native = int(pixels.shape[1])
+    if side in (None, native) and len(rows) == len(pixels):
         writer.link(f"{part}.pixels", stored.folder / f"{array}.pixels.npy")
-        return shape
-    out = writer.allocate(f"{part}.pixels", (len(rows), *shape), np.uint8)
-    for start in range(0, len(rows), 1024):
-        chosen = pixels[rows[start : start + 1024]]
-        out[start : start + 1024] = chosen if shape == pixels.shape[1:] else _resized(chosen, shape[0])
-    out.flush()
-    return shape
+        return native
+    selected = (pixels[rows[start : start + _ROWS]] for start in range(0, len(rows), _ROWS))
+    if side not in (None, native):
+        selected = (_resized(some, side) for some in selected)
+    writer.stream(f"{part}.pixels", selected)
+    return side or native
 
 
 def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
