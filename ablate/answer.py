@@ -1,0 +1,65 @@
+"""From what the logs of a home hold to the answer: Parquet frame, findings, report, table in the terminal."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablate import terminal
+from ablate.home import Home
+from ablate.plan import Plan
+
+if TYPE_CHECKING:
+    from analysis.findings import Findings
+    from analysis.frame import Frame
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a sweep says so far, and where it was written."""
+
+    plan: Plan
+    frame: "Frame"
+    findings: "Findings"
+    report: Path
+    """The report's page."""
+
+
+def write(plan: Plan, home: Home, command: str) -> Answer:
+    """Writes the frame and the report of the plan from the logs of the home. Trains nothing, needs no framework."""
+    from ablate import provenance, records
+    from analysis import contrasts, report
+
+    frame = records.frame(home, plan)
+    records.write(frame, home.frames(plan.sweep))
+    findings = contrasts.compare(frame, plan.study)
+    page = report.write(
+        frame,
+        plan.study,
+        home.report(plan.sweep),
+        command=command,
+        provenance=provenance.collect(),
+        findings=findings,
+    )
+    return Answer(plan, frame, findings, page)
+
+
+def show(answer: Answer) -> None:
+    """The verdict for a terminal."""
+    from analysis import tables
+
+    out = terminal.console()
+    sys.stdout.write(tables.terminal(answer.findings, answer.plan.study, width=min(out.width, 120)).rstrip() + "\n")
+
+
+def where_next(answer: Answer, home: Home) -> None:
+    """Where to look now."""
+    place = "" if str(home.root) == "ablate-home" else f" --home {home.root}"
+    out = terminal.console()
+    rows = [
+        ("Report", str(answer.report)),
+        ("Frame", str(home.frames(answer.plan.sweep))),
+        ("Every run", f"python -m ablate ui{place}"),
+    ]
+    for name, text in rows:
+        out.print(f"{name:<10} {text}", soft_wrap=True)

@@ -1,0 +1,111 @@
+"""`run`: train what is missing of a study, then answer its question. A finished study is answered at once."""
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from ablate import options, preflight, request, terminal
+from ablate.home import Home
+from ablate.log import ledger
+from ablate.plan import Plan
+
+if TYPE_CHECKING:
+    from ablate.driver import Options, Result
+
+HELD = 3
+INTERRUPTED = 130
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    options.add_study(parser)
+    options.add_form(parser, scale=request.DEFAULT_SCALE)
+    options.add_home(parser)
+    options.add_execution(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    return drive(request.plan_of(args), request.home_of(args), args)
+
+
+def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
+    """Checks, trains, answers; returns the exit code. `resume` comes here too."""
+    from ablate import driver, tracking
+
+    chosen = driver_options(home, args)
+    preflight.check_home(home)
+    todo = driver.pending(plan, home, retry_failed=chosen.retry_failed)
+    if todo:
+        preflight.check_data(plan, home, chosen.data)
+    try:
+        result = _watched(plan, chosen, quiet=args.quiet)
+    except driver.Held as error:
+        terminal.complain(str(error))
+        return HELD
+    except (driver.Refused, tracking.TrackingError) as error:
+        raise request.UsageError(str(error)) from error
+    return _conclude(plan, home, args, result)
+
+
+def driver_options(home: Home, args: argparse.Namespace) -> "Options":
+    """How to run, from the command line. The home's own stores are the default."""
+    from ablate.driver import Options
+
+    return Options(
+        home=home,
+        data=request.data_of(args),
+        local=args.local,
+        address=args.address,
+        slots=args.workers,
+        cpus_per_trial=args.cpus_per_trial,
+        gpus_per_trial=args.gpus_per_trial,
+        mlflow=options.sink(args.mlflow, home.mlflow),
+        optuna=options.sink(args.optuna, home.optuna),
+        retry_failed=args.retry_failed,
+        command=typed_command(),
+    )
+
+
+def typed_command() -> str:
+    """The command as typed, for the log, the lock and the report."""
+    return "python -m ablate " + shlex.join(sys.argv[1:])
+
+
+def _watched(plan: Plan, chosen: "Options", *, quiet: bool) -> "Result":
+    from ablate import driver, live
+
+    if quiet:
+        return driver.run(plan, chosen)
+    out = terminal.console()
+    view = live.LiveView if out.is_terminal and not out.is_dumb_terminal else live.Lines
+    with view(plan, ledger(chosen.home), out) as shown:
+        return driver.run(plan, chosen, shown.watch)
+
+
+def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result") -> int:
+    """The answer, or how to go on."""
+    from ablate import answer
+
+    if result.interrupted:
+        terminal.warn(
+            f"{result.message or 'Interrupted.'} {len(result.done)} of {len(plan.trials)} trials are done and kept. "
+            f"To go on:  {resume_command(args)}"
+        )
+        return INTERRUPTED
+    found = answer.write(plan, home, command=typed_command())
+    answer.deliver(found, home, options.sink(args.mlflow, home.mlflow), options.sink(args.optuna, home.optuna))
+    answer.show(found)
+    terminal.console().print()
+    answer.where_next(found, home)
+    return 1 if result.failed else 0
+
+
+def resume_command(args: argparse.Namespace) -> str:
+    """What to type to go on."""
+    words = ["python -m ablate resume", shlex.quote(args.study)]
+    words += [f"--home {shlex.quote(args.home)}"] if args.home else []
+    words += [f"--data {shlex.quote(args.data)}"] if args.data else []
+    words += ["--local"] if args.local else []
+    return " ".join(words)

@@ -1,0 +1,156 @@
+"""`status`: what is done, failed, running, pending and stale. Reads the home's files only, never the driver."""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ablate import options, request, staleness, terminal
+from ablate.home import Home
+from ablate.log import Entry, launched, ledger
+from ablate.plan import Plan
+from ablate.progress import Progress, part_done, progress, time_left
+from ablate.running import Driver, driver_of
+
+SHOWN = 10
+"""Failures and stale trials listed in full before the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep of the home, as its files say."""
+
+    plan: Plan
+    driver: Driver
+    progress: Progress
+    left: float | None
+    """Seconds until done at the pace of the running driver; None when none runs or nothing tells the pace."""
+    stale: Mapping[str, str]
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    options.add_study(parser, optional=True)
+    parser.add_argument("--scale", metavar="NAME", help="only this scale (default: every sweep of the study)")
+    options.add_home(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    home = request.home_of(args)
+    found = sweeps(home, args.study, args.scale)
+    if args.json:
+        terminal.write_json([as_plain(sweep) for sweep in found])
+        return 0
+    out = terminal.console()
+    if not found:
+        what = f"of {args.study} " if args.study else ""
+        out.print(f"No sweep {what}was launched in {home.root} yet. See `python -m ablate list`, then `run STUDY`.")
+        return 0
+    for index, sweep in enumerate(found):
+        if index:
+            out.print()
+        _print(out, sweep, home)
+    return 0
+
+
+def sweeps(home: Home, study: str | None, scale: str | None) -> list[Sweep]:
+    """Every sweep of the home, or of one study, or of one of its scales; the last launched one first."""
+    lines = []
+    for path in home.logs.glob("*.jsonl"):
+        line = launched(home, path.name.removesuffix(".jsonl"))
+        if line is None or (study and line["study"]["name"] != request.study_name(study)):
+            continue
+        if scale is None or line["scale"] == scale:
+            lines.append(line)
+    if study and not lines:
+        request.study_of(study)
+    entries = ledger(home)
+    ordered = sorted(lines, key=lambda line: -line["time"])
+    return [sweep_of(home, request.plan_from_line(line), entries) for line in ordered]
+
+
+def sweep_of(home: Home, plan: Plan, entries: Mapping[str, Entry]) -> Sweep:
+    """Everything that the files say of one sweep."""
+    driver = driver_of(home, plan.sweep)
+    state = progress(plan, entries, driver.running)
+    return Sweep(plan, driver, state, _left(plan, entries, driver, state), staleness.stale(plan, entries))
+
+
+def _left(plan: Plan, entries: Mapping[str, Entry], driver: Driver, state: Progress) -> float | None:
+    if not driver.alive or driver.since is None:
+        return None
+    parts = {
+        trial.id: part_done(trial, len(entries[trial.id].progress))
+        for trial in plan.trials
+        if trial.id in driver.running and trial.id in entries
+    }
+    finished = driver.ended + sum(parts.values())
+    return time_left(finished, state.remaining - sum(parts.values()), time.time() - driver.since)
+
+
+def _print(out: Any, sweep: Sweep, home: Home) -> None:
+    from rich.text import Text
+
+    state = sweep.progress
+    out.print(Text.assemble((sweep.plan.sweep, "bold"), "  ", terminal.tally(state, sweep.left)))
+    out.print(terminal.bar(state))
+    out.print(_driver_text(sweep, home), soft_wrap=True)
+    if state.failures:
+        out.print()
+        out.print(terminal.heading("Failed"))
+        out.print(terminal.failures(state.failures, SHOWN))
+    out.print()
+    out.print(terminal.arm_table(sweep.plan, state))
+    if sweep.stale:
+        out.print()
+        out.print(terminal.heading("Stale: made by other code or data than there is now"))
+        out.print(terminal.stale_table(sweep.plan, sweep.stale, SHOWN))
+        out.print(f"To train them again:  {_again(sweep.plan, home)} --fresh", soft_wrap=True)
+
+
+def _driver_text(sweep: Sweep, home: Home) -> str:
+    if sweep.driver.alive:
+        return f"Running: {sweep.driver.who}"
+    if sweep.progress.remaining:
+        return f"Not running. To go on:  {_again(sweep.plan, home)}"
+    return f"Finished. For the answer:  {_again(sweep.plan, home, 'report')}"
+
+
+def _again(plan: Plan, home: Home, command: str = "resume") -> str:
+    study = f"{plan.study.origin}:{plan.study.name}" if plan.study.origin else plan.study.name
+    place = "" if str(home.root) == "ablate-home" else f" --home {home.root}"
+    return f"python -m ablate {command} {study}{place}"
+
+
+def as_plain(sweep: Sweep) -> dict[str, Any]:
+    """The same for a program."""
+    state = sweep.progress
+    return {
+        "sweep": sweep.plan.sweep,
+        "study": sweep.plan.study.name,
+        "scale": sweep.plan.scale.name,
+        "driver": asdict(sweep.driver) | {"running": sorted(sweep.driver.running)},
+        "trials": {
+            "total": state.total,
+            "done": state.done,
+            "failed": state.failed,
+            "running": state.running,
+            "pending": state.pending,
+        },
+        "seconds_left": sweep.left,
+        "arms": [asdict(arm) | {"pending": arm.pending} for arm in state.arms],
+        "failures": [
+            {
+                "trial": trial.id,
+                "label": trial.label,
+                "reason": record.reason,
+                "error": record.error,
+                "attempts": record.attempts,
+            }
+            for trial, record in state.failures
+        ],
+        "stale": dict(sweep.stale),
+    }

@@ -1,0 +1,41 @@
+"""`ui`: every run of the home, in MLflow's own pages, on this machine only."""
+
+import argparse
+import shutil
+import subprocess
+import sys
+
+from ablate import options, request, terminal
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    options.add_home(parser)
+    parser.add_argument("--port", metavar="N", type=options.whole(1), default=5000, help="default 5000")
+    parser.add_argument("--mlflow", metavar="URI", help="another store than the home's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    home = request.home_of(args)
+    store = args.mlflow or home.mlflow
+    if args.mlflow is None and not (home.root / "mlflow.db").is_file():
+        raise request.UsageError(
+            f"There is no MLflow store in {home.root} yet. Run a study first, or rebuild it:  python -m ablate sync"
+        )
+    if store.startswith(("http://", "https://")):
+        terminal.console().print(f"That is a server; open it in a browser: {store}", soft_wrap=True)
+        return 0
+    out = terminal.console()
+    out.print(f"MLflow:  http://127.0.0.1:{args.port}   (Ctrl-C ends it)", soft_wrap=True)
+    if shutil.which("optuna-dashboard"):
+        out.print(f"Optuna:  optuna-dashboard {home.optuna}", soft_wrap=True)
+    else:
+        out.print(f"Optuna:  pip install optuna-dashboard, then: optuna-dashboard {home.optuna}", soft_wrap=True)
+    return serve(store, args.port)
+
+
+def serve(store: str, port: int) -> int:
+    """MLflow's server, until it is interrupted; its exit code."""
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--host", "127.0.0.1"]
+    return subprocess.run([*command, "--port", str(port)], check=False).returncode

@@ -1,0 +1,174 @@
+"""What a person sees while a sweep runs: a view that updates in place on a terminal, else plain lines.
+
+Both are fed a driver's events by `watch` and keep their own entries, so that they show what `status` would.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from ablate import terminal
+from ablate.driver import Event
+from ablate.log import Entry
+from ablate.plan import Plan
+from ablate.progress import Progress, part_done, progress, time_left
+
+REDRAWS_PER_SECOND = 2
+FAILURES_SHOWN = 3
+LINE_EVERY_S = 1.0
+"""Plain lines come no faster than this; what falls between is counted on the next one."""
+
+
+class State:
+    """The sweep as the events so far tell it. Written by the driver's thread, read by the one that draws."""
+
+    def __init__(self, plan: Plan, entries: Mapping[str, Entry], clock: Callable[[], float]) -> None:
+        self.plan = plan
+        self._trials = {trial.id: trial for trial in plan.trials}
+        self._entries = dict(entries)
+        self._epochs: dict[str, int] = {}
+        self._ended = 0
+        self._first: float | None = None
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def hear(self, event: Event) -> None:
+        """Takes in one event."""
+        with self._lock:
+            if event.kind == "started":
+                self._first = self._clock() if self._first is None else self._first
+                self._epochs[event.trial] = 0
+            elif event.kind == "epoch" and event.trial in self._epochs:
+                self._epochs[event.trial] = event.epoch
+            elif event.kind in ("ended", "lost"):
+                self._epochs.pop(event.trial, None)
+            if event.kind == "ended":
+                self._ended += 1
+                self._entries[event.trial] = Entry(record=event.record)
+
+    def now(self) -> tuple[Progress, float | None]:
+        """Progress, and seconds left at the pace since the first trial of this run began."""
+        with self._lock:
+            found = progress(self.plan, self._entries, self._epochs.keys())
+            if self._first is None:
+                return found, None
+            parts = sum(part_done(self._trials[trial], epoch) for trial, epoch in self._epochs.items())
+            return found, time_left(self._ended + parts, found.remaining - parts, self._clock() - self._first)
+
+    def label(self, trial: str) -> str:
+        """Arm and block."""
+        return self._trials[trial].label
+
+
+class LiveView:
+    """Redraws in place, a few times a second, from a thread of its own; a context manager."""
+
+    def __init__(
+        self, plan: Plan, entries: Mapping[str, Entry], out: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._state = State(plan, entries, clock)
+        self._out = out
+        self._live = Live(
+            console=out, get_renderable=self.draw, refresh_per_second=REDRAWS_PER_SECOND, vertical_overflow="crop"
+        )
+
+    def __enter__(self) -> "LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def watch(self, event: Event) -> None:
+        """Goes to `driver.run`."""
+        self._state.hear(event)
+
+    def draw(self) -> RenderableType:
+        """The view as of now."""
+        found, left = self._state.now()
+        plan = self._state.plan
+        parts: list[RenderableType] = [
+            Text.assemble((plan.sweep, "bold"), "  ", terminal.tally(found, left)),
+            terminal.bar(found, max(20, min(self._out.width - 2, 100))),
+            "",
+        ]
+        room = self._out.height - 8 - FAILURES_SHOWN
+        parts.append(terminal.arm_table(plan, found) if len(found.arms) <= room else _too_many(found, room))
+        if found.failures:
+            parts += [
+                "",
+                terminal.heading("Failed"),
+                terminal.failures(found.failures[-FAILURES_SHOWN:], FAILURES_SHOWN),
+            ]
+        parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
+        return Group(*parts)
+
+
+class Lines:
+    """One line for each ended trial, or for many when they end fast. Failures and lost workers always get theirs."""
+
+    def __init__(
+        self, plan: Plan, entries: Mapping[str, Entry], out: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._state = State(plan, entries, clock)
+        self._out = out
+        self._clock = clock
+        self._last: float | None = None
+        self._skipped = 0
+        self._failures = 0
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._skipped:
+            self._out.print(terminal.tally(*self._state.now()), soft_wrap=True)
+
+    def watch(self, event: Event) -> None:
+        """Goes to `driver.run`."""
+        self._state.hear(event)
+        if event.kind == "lost":
+            self._out.print(
+                f"lost     {self._state.label(event.trial)}: {event.why}; it will be tried again", soft_wrap=True
+            )
+        if event.kind != "ended" or event.record is None:
+            return
+        failed = event.record.state == "failed"
+        now = self._clock()
+        if self._last is not None and now - self._last < LINE_EVERY_S and not (failed and self._failures < LISTED):
+            self._skipped += 1
+            return
+        self._failures += failed
+        self._out.print(self._line(event), soft_wrap=True)
+        self._last, self._skipped = now, 0
+
+    def _line(self, event: Event) -> Text:
+        record = event.record
+        assert record is not None
+        outcome = self._state.plan.study.outcome
+        value = terminal.outcome_text(record, outcome)
+        end = f"failed   {self._state.label(event.trial)}: {terminal.why(record)}"
+        done = f"done     {self._state.label(event.trial)}" + (f": {value}" if value else "")
+        more = f" (and {self._skipped} more)" if self._skipped else ""
+        text = Text(end if record.state == "failed" else done, style="red" if record.state == "failed" else "")
+        return Text.assemble(text, more, "  [", terminal.tally(*self._state.now()), "]")
+
+
+LISTED = 20
+"""Failures that get a line of their own even when trials end fast."""
+
+
+def _too_many(found: Progress, room: int) -> Text:
+    """Arms that do not fit on the screen are summed up; `status` lists them."""
+    return Text(
+        f"  {len(found.arms)} arms, more than fit here ({max(room, 0)} lines); `status` lists them all.", style="dim"
+    )

@@ -1,0 +1,52 @@
+"""What can be known to be wrong before any training is found before any training."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablate.home import Home
+from ablate.plan import Plan
+from ablate.request import UsageError
+
+
+def check_home(home: Home) -> None:
+    """Makes the home where missing, and writes and removes a file in it.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home.root) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise UsageError(
+            f"The home {home.root} cannot be written: {error.strerror or error}. "
+            f"Give another with --home or ABLATE_HOME, or mend its permissions."
+        ) from error
+
+
+def check_data(plan: Plan, home: Home, source: Path | None) -> None:
+    """Every data set of the plan can be opened, has the classes that its protocol needs, and is whole.
+
+    Opening it decodes it once, into the home, where the trials find it.
+
+    Raises:
+        UsageError: missing, empty, truncated, or other classes.
+    """
+    from trainables.datasets import DataError, DataSpec, open_data
+
+    for fields in _distinct(plan):
+        try:
+            open_data(DataSpec(**fields), cache=home.data, source=source)
+        except DataError as error:
+            raise UsageError(str(error)) from error
+
+
+def _distinct(plan: Plan) -> list[Mapping[str, Any]]:
+    """One data specification for each protocol: its splits come from the same images."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for trial in plan.trials:
+        found.setdefault(trial.data["protocol"], trial.data)
+    return list(found.values())

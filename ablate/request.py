@@ -1,0 +1,237 @@
+"""What a command line asks for: the home, the study, the plan. Everything is checked here; nothing is written."""
+
+import argparse
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ablate.home import Home
+from ablate.log import launched
+from ablate.plan import Plan, plan
+from search_spaces.study import Block, Scale, Study, config_fields
+from trainables.config import ConfigError, field_types, from_plain, nearest, parse_setting
+from trainables.protocol import Needed
+
+DEFAULT_SCALE = "laptop"
+
+
+class UsageError(ValueError):
+    """Something asked for that cannot be had. Says what, where, what is allowed, how to mend. Exit code 2."""
+
+
+def home_of(args: argparse.Namespace) -> Home:
+    """`--home`, else ABLATE_HOME, else ./ablate-home. Need not exist."""
+    root = Path(args.home or os.environ.get("ABLATE_HOME") or "ablate-home").expanduser()
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"The home {root} is a file, not a folder. Give another with --home or ABLATE_HOME.")
+    return Home(root)
+
+
+def data_of(args: argparse.Namespace) -> Path | None:
+    """`--data`, else ABLATE_DATA, else None: what is embedded or can be downloaded."""
+    given = args.data or os.environ.get("ABLATE_DATA")
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        source = "--data" if args.data else "ABLATE_DATA"
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UsageError(
+            f"The data folder {folder} (from {source}) {what}. Name the one that holds the data sets, a folder each."
+        )
+    return folder
+
+
+def study_of(reference: str) -> Study:
+    """A study of the catalogue, of a file (./my_study.py:name) or of an installed package's entry point."""
+    from search_spaces import catalogue
+
+    return catalogue.load(reference)
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan as the options form it: scale, data set, settings, then arms and blocks."""
+    study = study_of(args.study)
+    original = study.scale(args.scale or DEFAULT_SCALE)
+    scale = on_dataset(original, args.dataset) if args.dataset else original
+    if args.set:
+        study = typed(study)
+        scale = with_settings(study, scale, args.set)
+    if scale is not original:
+        study = replace(study, scales=(*study.scales, scale))
+    check_blocks(study, scale, args.blocks)
+    return plan(study, scale.name, arms=args.arms, blocks=args.blocks)
+
+
+def launched_plan(args: argparse.Namespace, home: Home) -> Plan | None:
+    """The sweep of this study as it was last launched in the home; None when it never was.
+
+    Without options that name one sweep of the study, the latest launched of all of them counts.
+    """
+    if forms_own_sweep(args):
+        line = launched(home, plan_of(args).sweep)
+    else:
+        lines = [launched(home, sweep) for sweep in sweeps_of(home, args.study)]
+        line = max((line for line in lines if line), key=lambda line: line["time"], default=None)
+        if line is None:
+            study_of(args.study)
+    return None if line is None else plan_from_line(line)
+
+
+def narrowed(whole: Plan, args: argparse.Namespace) -> Plan:
+    """The plan on the arms and blocks of the command line only, where given."""
+    if not args.arms and not args.blocks:
+        return whole
+    check_blocks(whole.study, whole.scale, args.blocks)
+    return plan(whole.study, whole.scale.name, arms=args.arms, blocks=args.blocks)
+
+
+def sweeps_of(home: Home, reference: str | None) -> list[str]:
+    """Names of the sweeps that were launched in the home, all or of one study."""
+    name = "*" if reference is None else study_name(reference)
+    paths = sorted(home.logs.glob(f"{name}@*.jsonl"))
+    return [path.name.removesuffix(".jsonl") for path in paths]
+
+
+def plan_from_line(line: Mapping[str, Any]) -> Plan:
+    """The plan of a log's "sweep" line."""
+    return plan(Study.from_plain(line["study"]), line["scale"], arms=line["arms"], blocks=line["blocks"])
+
+
+def forms_own_sweep(args: argparse.Namespace) -> bool:
+    """Whether options were given that name one sweep of the study rather than the latest."""
+    return bool(args.scale or args.dataset or args.set)
+
+
+def study_name(reference: str) -> str:
+    """The name that a reference's sweeps carry, without loading a study that may be gone by now."""
+    return study_of(reference).name if ".py" in reference else reference
+
+
+def on_dataset(scale: Scale, dataset: str) -> Scale:
+    """The scale on one data set: its own blocks of that name, or else all its splits and seeds moved there."""
+    from trainables.datasets import PROTOCOLS
+
+    if dataset not in PROTOCOLS:
+        raise UsageError(
+            f"--dataset {dataset!r} is no protocol.{nearest(dataset, PROTOCOLS)} "
+            f"There are: {', '.join(sorted(PROTOCOLS))}."
+        )
+    if scale.datasets == (dataset,):
+        return scale
+    own = tuple(block for block in scale.blocks if block.dataset == dataset)
+    moved = dict.fromkeys(Block(dataset=dataset, split=block.split, seed=block.seed) for block in scale.blocks)
+    settings = {name: fields for name, fields in scale.dataset_settings.items() if name == dataset}
+    return replace(
+        scale, name=f"{scale.name}+{dataset}", blocks=own or tuple(moved), dataset_settings=settings, seconds=None
+    )
+
+
+def with_settings(study: Study, scale: Scale, texts: Iterable[str]) -> Scale:
+    """The scale with the fields of `--set`, under a name of its own: other numbers never mix with the declared ones.
+
+    Raises:
+        UsageError: the field is what the arms differ in, so that setting it would make them one.
+        ConfigError: unknown field or wrong type.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, value = _setting(study, text)
+        if name in settings and settings[name] != value:
+            raise UsageError(f"--set gives {name} twice: {settings[name]!r} and {value!r}. Give it once.")
+        if not _settled(scale, name) and _varied(study, name):
+            raise UsageError(
+                f"--set {text} would make the arms of {study.name} one: {name} is what they differ in. "
+                f"Choose arms with --arms, or write a study of your own (see examples/)."
+            )
+        settings[name] = value
+    label = "+".join(f"{name}={_label(value)}" for name, value in sorted(settings.items()))
+    by_dataset = {
+        dataset: {name: value for name, value in fields.items() if name not in settings}
+        for dataset, fields in scale.dataset_settings.items()
+    }
+    return replace(
+        scale, name=f"{scale.name}+{label}", settings={**scale.settings, **settings}, dataset_settings=by_dataset
+    )
+
+
+def _setting(study: Study, text: str) -> tuple[str, Any]:
+    """Reads one field=value against every config type of the study that has the field."""
+    name = text.partition("=")[0]
+    types = _config_types(study)
+    having = [kind for kind in types if name in field_types(kind)] or types
+    try:
+        found = [parse_setting(kind, text) for kind in having]
+    except ConfigError as error:
+        raise ConfigError(f"--set {text}: {error}") from error
+    key, value = found[0]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return key, float(value) if whole and field_types(having[0])[key] is float else value
+
+
+def typed(study: Study) -> Study:
+    """The study with its configs typed: building one checks its ranges, also at the study's scales."""
+    arms = tuple(
+        arm if is_dataclass(arm.config) else replace(arm, config=_typed(study, study.method_of(arm), arm.config))
+        for arm in study.arms
+    )
+    return replace(study, arms=arms)
+
+
+def _typed(study: Study, method: str, fields: Mapping[str, Any]) -> Any:
+    from trainables import catalogue
+
+    placed = dict(fields)
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and "needs" in value:
+            other = value["needs"]
+            placed[name] = Needed(other["method"], _typed(study, other["method"], other["config"]))
+    return from_plain(catalogue.find(method, study.origin).config, placed)
+
+
+def _config_types(study: Study) -> list[type]:
+    """The config type of every method that the study runs, also for trials that others need; the arms' own first."""
+    types: dict[type, None] = {}
+
+    def visit(config: Any) -> None:
+        types.setdefault(type(config))
+        for field in fields_of(config):
+            value = getattr(config, field.name)
+            if isinstance(value, Needed):
+                visit(value.config)
+
+    for arm in typed(study).arms:
+        visit(arm.config)
+    return list(types)
+
+
+def _settled(scale: Scale, name: str) -> bool:
+    """Whether the scale itself gives every arm the same value of the field."""
+    return all(name in {**scale.settings, **scale.dataset_settings.get(data, {})} for data in scale.datasets)
+
+
+def _varied(study: Study, name: str) -> bool:
+    """Whether the arms differ in the field, on all data sets or on one."""
+    if any(name in fields for arm in study.arms for fields in arm.per_dataset.values()):
+        return True
+    values = [fields[name] for arm in study.arms if name in (fields := config_fields(arm.config))]
+    return any(value != values[0] for value in values)
+
+
+def _label(value: Any) -> str:
+    """A value as part of a file name."""
+    text = ",".join(map(_label, value)) if isinstance(value, list | tuple) else str(value)
+    return re.sub(r"[^A-Za-z0-9.,_-]", "_", text)[:40]
+
+
+def check_blocks(study: Study, scale: Scale, blocks: int | None) -> None:
+    """Raises UsageError for more blocks than the scale declares."""
+    if blocks is not None and not 1 <= blocks <= len(scale.blocks):
+        raise UsageError(
+            f"--blocks {blocks} is not allowed: scale {scale.name!r} of {study.name} declares {len(scale.blocks)}, "
+            f"so 1 to {len(scale.blocks)}. More blocks belong in the study itself, before the first run."
+        )
