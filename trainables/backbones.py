@@ -40,6 +40,7 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, width * expansion, H / stride, W / stride)."""
         h_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         return F.relu(self.bn2(self.conv2(h_BCHW)) + self.shortcut(x_BCHW), inplace=True)
 
@@ -61,28 +62,22 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, width * expansion, H / stride, W / stride)."""
         h_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         h_BCHW = F.relu(self.bn2(self.conv2(h_BCHW)), inplace=True)
         return F.relu(self.bn3(self.conv3(h_BCHW)) + self.shortcut(x_BCHW), inplace=True)
 
 
-class ResNet(nn.Module):
-    """A ResNet whose first convolution is 3x3 with stride 1 and no pooling after it, for images of 16 to 64 pixels."""
+class Encoder(nn.Module):
+    """A stack of named stages, then the mean over pixels. `features` is the number of channels of the last stage."""
 
-    def __init__(self, block: type, blocks: tuple[int, ...], width: int, channels: int) -> None:
+    def __init__(self, stages: Mapping[str, nn.Module], features: int) -> None:
         super().__init__()
-        stem = nn.Sequential(_conv(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-        inputs = width
-        self.stages = nn.ModuleDict()
-        for index, (layer, count) in enumerate(zip(LAYERS, blocks, strict=True)):
-            parts: list[nn.Module] = [stem] if index == 0 else []
-            for place in range(count):
-                parts.append(block(inputs, width << index, 2 if index and place == 0 else 1))
-                inputs = (width << index) * block.expansion
-            self.stages[layer] = nn.Sequential(*parts)
-        self.features = inputs
+        self.stages = nn.ModuleDict(stages)
+        self.features = features
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The pooled features (B, D) and the activations by layer."""
         activations = {}
         for layer, stage in self.stages.items():
             x_BCHW = stage(x_BCHW)
@@ -95,18 +90,31 @@ class ResNet(nn.Module):
             stage.compile(dynamic=False)
 
 
-ENCODERS: Mapping[str, Callable[[int, int], nn.Module]] = {
-    "resnet18": lambda width, channels: ResNet(BasicBlock, (2, 2, 2, 2), width, channels),
-    "resnet34": lambda width, channels: ResNet(BasicBlock, (3, 4, 6, 3), width, channels),
-    "resnet50": lambda width, channels: ResNet(Bottleneck, (3, 4, 6, 3), width, channels),
+def _resnet(block: type[BasicBlock] | type[Bottleneck], blocks: tuple[int, ...], width: int, channels: int) -> Encoder:
+    """A ResNet whose first convolution is 3x3 with stride 1 and no pooling after it, for images of 16 to 64 pixels."""
+    stem = (_conv(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+    stages, inputs = {}, width
+    for index, (layer, count) in enumerate(zip(LAYERS, blocks, strict=True)):
+        parts: list[nn.Module] = list(stem) if index == 0 else []
+        for place in range(count):
+            parts.append(block(inputs, width << index, 2 if index and place == 0 else 1))
+            inputs = (width << index) * block.expansion
+        stages[layer] = nn.Sequential(*parts)
+    return Encoder(stages, inputs)
+
+
+ENCODERS: Mapping[str, Callable[[int, int], Encoder]] = {
+    "resnet18": lambda width, channels: _resnet(BasicBlock, (2, 2, 2, 2), width, channels),
+    "resnet34": lambda width, channels: _resnet(BasicBlock, (3, 4, 6, 3), width, channels),
+    "resnet50": lambda width, channels: _resnet(Bottleneck, (3, 4, 6, 3), width, channels),
 }
-"""Name -> (width, channels) -> an encoder, its weights not yet drawn. It says its number of features as `.features`."""
+"""Name -> (width, channels) -> an encoder whose weights are not yet drawn. A new architecture is a line here."""
 
 
 class Projected(nn.Module):
     """An encoder with a projection head: what contrastive methods train and `knn_osr` scores."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, description: Mapping[str, Any]) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, description: Mapping[str, Any]) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
         self.description = dict(description)
@@ -122,17 +130,20 @@ class Projected(nn.Module):
         return {"head": F.normalize(out_BD, dim=1), "backbone": features_BD}
 
 
-def encoder(name: str, width: int, channels: int, generator: torch.Generator) -> nn.Module:
+def encoder(name: str, width: int, channels: int, generator: torch.Generator) -> Encoder:
     """The encoder `name` of ENCODERS with weights drawn from `generator` (Kaiming, fan out)."""
     with torch.device("meta"):
         network = ENCODERS[name](width, channels)
-    return initialised(network, generator)
+    initialise(network, generator)
+    return network
 
 
 def projected(name: str, width: int, channels: int, head: str, generator: torch.Generator) -> Projected:
-    """An encoder with a head: 'mlp' (D to D, ReLU, to 128) or 'linear' (D to 128). Weights as in `initialised`."""
+    """An encoder with a head: 'mlp' (D to D, ReLU, to 128) or 'linear' (D to 128). Weights as in `initialise`."""
     description = {"network": name, "width": width, "channels": channels, "head": head}
-    return initialised(_projected(description), generator)
+    network = _projected(description)
+    initialise(network, generator)
+    return network
 
 
 def rebuild(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Projected:
@@ -154,7 +165,7 @@ def _projected(description: Mapping[str, Any]) -> Projected:
 
 
 @torch.no_grad()
-def initialised(network: nn.Module, generator: torch.Generator) -> nn.Module:
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Moves a network from the meta device to the CPU and draws its weights, reading no global generator.
 
     Convolutions: normal, variance 2 / fan out. Linear layers: torch's own law, uniform within 1 / sqrt(inputs). Batch
@@ -173,9 +184,8 @@ def initialised(network: nn.Module, generator: torch.Generator) -> nn.Module:
                 part.bias.uniform_(-bound, bound, generator=generator)
         elif isinstance(part, nn.BatchNorm2d):
             part.reset_parameters()
-        elif list(part.parameters(recurse=False)) or list(part.buffers(recurse=False)):
+        elif [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
             raise TypeError(f"{type(part).__name__} has weights, and nothing here says how to draw them.")
-    return network
 
 
 def _conv(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d:

@@ -102,7 +102,7 @@ def mix_supcon(
 ) -> Tensor:
     """The mix term for SupCon: `mix` with all mixed views of the anchor's class, but its own, as positives; weighted.
 
-    Where all labels differ it equals (weights_B * mix(...)).mean(). Arguments as there; weights_B is of each mixed view.
+    Arguments as there, and weights_B of each mixed view. Where all labels differ it is (weights_B * mix(...)).mean().
     """
     if form == "mixed_batch":
         return (weights_B * _mixed_batch(z_BD, mixed_BD, lambda b_BD: supcon_anchors(b_BD, labels_N, tau))).mean()

@@ -11,28 +11,27 @@ A = activation, G = dL/dA.
     L = theta L_supcon + lam (L_simclr + w L_mix)                                                            (Eq 8)
 
 Deviations:
-1. The map's gradients come from the graph of the training loss (one pass, `autograd.grad`). R1 and R2 run a second forward
-   and backward pass, which updates batch norm twice and, in R2's main loop, leaks gradients into the update.
+1. The map's gradients come from the graph of the training loss (one pass, `autograd.grad`). R1 and R2 run a second
+   forward and backward pass, which updates batch norm twice and, in R2's main loop, leaks gradients into the update.
 2. Maps belong to the batch in hand, as in the code; the paper's "after each epoch" cannot be aligned with random crops.
 3. L_supcon is SupCon's L_out by default, as in the code; Eq 2 as printed is `supcon_form="eq2"`.
 4. Patches are resized by an antialiased bilinear kernel written as two matrix products over the whole batch.
 5. Mixup and CutMix always mix both views, each with the other view of the partner, as in the code.
 6. Where lambda or a constant w is 0 the mixed views are not made at all, so batch norm does not see them.
-7. MoCo has one query view, so only that is patched. Shuffling a batch between devices means nothing on one device and is
-   left out. Its maps are asked for at `layers` (the code: always conv4_2); profile `MOCO`.
+7. MoCo has one query view, so only that is patched. Shuffling a batch between devices means nothing on one device and
+   is left out. Its maps are those of `layers` (the code: always conv4_2); profile `MOCO`.
 8. The last epoch is evaluated, and no epoch is chosen by its test score (the feature files of R1 are of many epochs).
 9. Random placement (`map="random"`, and the steps between maps) is uniform over pixels under the same border rule.
 
 Cost of a step, in forward passes of the 2N views: 3 without mixing, 6 with it at conv5_2 (the released code: 9); at
-conv4_2 and conv3_2 the backward pass through the later stages comes on top. Expected, [P] Table 2, AUROC after 600 epochs:
-MNIST 99.8, SVHN 94.7, CIFAR10 91.33, CIFAR+10 98.62, CIFAR+50 97.64, TinyImageNet 81.92.
+conv4_2 and conv3_2 the backward pass through the later stages comes on top. Expected AUROC, [P] Table 2: MNIST 99.8,
+SVHN 94.7, CIFAR10 91.33, CIFAR+10 98.62, CIFAR+50 97.64, TinyImageNet 81.92.
 
-Shapes: N images, B = 2N views (all first ones, then all second ones), C channels, H rows, W columns; K, h, w of a layer.
+Shapes: N images, B = 2N views (all first ones, then all second ones), S steps, C channels, H rows, W columns.
 """
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,17 +39,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables import augment, backbones, contrastive, openset, schedules, seeding
-from trainables.config import ConfigError, check_types, require
+from trainables import attribution, augment, backbones, contrastive, loop, openset, patches, schedules, seeding
+from trainables.config import check_types, require
 from trainables.datasets import Data
-from trainables.protocol import Diverged, Epoch, State
+from trainables.protocol import Epoch, State
 
 Layer = Literal["conv2_2", "conv3_2", "conv4_2", "conv5_2"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What can be varied. Defaults are the profile `paper`; [P] printed in the paper, [C] the authors' code, [D] ours."""
+    """What can be varied. Defaults are `PAPER`; [P] printed in the paper, [C] read in the authors' code, [D] ours."""
 
     # Network and optimisation
     network: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
@@ -78,8 +77,8 @@ class Config:
     weight_decay: float = 0.0
     """[C] 0."""
     stages: Literal["single", "two"] = "single"
-    """[P] one objective, Eq 8. [C] on CIFAR a long stage of self-supervision, then `final_epochs` of Eq 8 with a fresh Adam
-    and a fresh schedule."""
+    """[P] one objective, Eq 8. [C] on CIFAR a long stage of self-supervision, then `final_epochs` of Eq 8 with a fresh
+    optimiser and schedule."""
     first_theta: float = 0.0
     """theta of the first of two stages. [C] 0."""
     first_lam: float = 1.0
@@ -130,7 +129,7 @@ class Config:
     """L_mix; [P] Eq 1 on mixed embeddings = infonce; [C] clean_all."""
     mix_weight: Literal["area", "one_minus_area", "effective", "constant"] = "area"
     """w. area = g**2, nominal [P]; one_minus_area = 1 - a [C]; effective = the area of each patch as cut at the margin.
-    Mixup and CutMix weigh by lam of their draw under both of the first two, as [C] does; they have no effective area."""
+    Mixup and CutMix weigh by their draw's lam under both of the first two, as [C]; they have no effective area."""
     mix_weight_value: float = 0.1033
     """w when mix_weight = "constant". 0.1033 = E g**2 for g ~ U(0.1, 0.5): the matched-weight rerun of E3 [D]."""
     mix_supcon: bool = False
@@ -138,7 +137,7 @@ class Config:
     map: Literal["layercam", "gradcam", "activation", "random"] = "layercam"
     """What decides where the patch goes. [P] layercam; activation and random are gradient-free controls [D]."""
     layers: tuple[Layer, ...] = ("conv5_2",)
-    """Last blocks of the ResNet stages that give the map. [P] conv5_2 in the augmentation ablation; not stated elsewhere."""
+    """Last blocks of the ResNet stages that give the map. [P] conv5_2 in one ablation; not stated elsewhere."""
     sign: Literal[1, -1] = 1
     """sigma: +dL/dA as in Eq 5-6 and the code; -1 asks for what lowers the loss."""
     map_loss: Literal["simclr", "eq3"] = "simclr"
@@ -146,11 +145,11 @@ class Config:
     map_every: int = 1
     """A map every so many steps; on the others the patch is placed at random. [C] 1; [P] "after each epoch"."""
     map_mode: Literal["train", "eval"] = "train"
-    """Batch norm mode of the pass that gives the map. [C] train: the clean graph itself; eval costs a pass of its own."""
+    """Batch norm mode of the map's pass. [C] train: the clean graph itself; eval costs a pass of its own."""
     aggregation: Literal["batch_minmax_sum", "raw_sum", "per_image"] = "batch_minmax_sum"
     """How maps of several layers are added. R2 batch_minmax_sum; R1 raw_sum; the paper's A.2 is missing."""
     grid: Literal["upsampled", "lowres", "corner"] = "upsampled"
-    """Where the argmax is taken: on the bilinearly upsampled map, or a low-resolution cell's centre or top-left corner."""
+    """Where the argmax is taken: on the upsampled map, or a low-resolution cell's centre or top-left corner."""
     tie: Literal["first", "centre"] = "first"
     """Of tied maxima: the first in row-major order, or the mean of their positions."""
     size_law: Literal["side", "area"] = "side"
@@ -160,12 +159,12 @@ class Config:
     size_per_sample: bool = False
     """One g per batch [C], or one per image."""
     border: Literal["clip", "shift", "halves"] = "clip"
-    """Patches over the margin are cut, or moved inside ([P]: they do not "exceed the image margins"). halves: cut, and of
-    side 2 (s // 2), so that an odd s loses a pixel [C]."""
+    """Patches over the margin are cut, or moved inside ([P]: they do not "exceed the image margins"). halves: cut, and
+    of side 2 (s // 2), so that an odd s loses a pixel [C]."""
     content: Literal["image", "noise"] = "image"
     """A resized image of the batch [P], or one plane of uniform noise for all channels [C]."""
     views: Literal[1, 2] = 2
-    """How many of the two views GradMix patches; the other enters the mixed batch as it is. [P] silent; [C] view 1 only."""
+    """How many views GradMix patches; the other enters the mixed batch as it is. [P] silent; [C] view 1 only."""
     partner: Literal["other", "same"] = "other"
     """The patch comes from the partner image's other view [C] or from the same view."""
 
@@ -177,7 +176,7 @@ class Config:
     moco_momentum: float = 0.999
     """[C]."""
     moco_mix: Literal["query", "full"] = "query"
-    """Mixed query against the clean key with the queue untouched [D], or a full second MoCo step on the mixed batch [C]."""
+    """Mixed query, clean key, queue untouched [D]; or a full second MoCo step on the mixed batch [C]."""
 
     # Open-set evaluation
     k: int = 10
@@ -283,169 +282,6 @@ MOCO = replace(
 """Section 4.5 with MoCo. Queue, momentum, head and layer [C]; SGD with MoCo v1's schedule [D]."""
 
 
-# Maps (Eq 4-7)
-
-
-def layercam(A_BKhw: Tensor, G_BKhw: Tensor, sign: int = 1) -> Tensor:
-    """LayerCAM (B, h, w): ReLU of the sum over channels of ReLU(sigma G) A, Eq 6-7; the outer ReLU matters only if A < 0."""
-    return ((sign * G_BKhw).relu() * A_BKhw).sum(1).relu()
-
-
-def gradcam(A_BKhw: Tensor, G_BKhw: Tensor, sign: int = 1) -> Tensor:
-    """Grad-CAM (B, h, w): ReLU of the sum over channels of a_k A^k with a_k the spatial mean of sigma G^k."""
-    a_BK11 = sign * G_BKhw.mean((2, 3), keepdim=True)
-    return (a_BK11 * A_BKhw).sum(1).relu()
-
-
-def activation_map(A_BKhw: Tensor) -> Tensor:
-    """The gradient-free control (B, h, w): the sum over channels of A."""
-    return A_BKhw.sum(1)
-
-
-def aggregate(maps: Sequence[Tensor], how: str, size: tuple[int, int]) -> Tensor:
-    """Maps of several layers, each (B, h, w) with its own h and w, as one of (B, *size).
-
-    Args:
-        maps: one for each layer.
-        how: 'batch_minmax_sum' scales each layer to 0..1 over the batch before upsampling and adding; 'per_image' divides
-            each image's map by its maximum; 'raw_sum' adds the raw maps and scales the sum over the batch.
-        size: rows and columns to upsample to, bilinearly.
-    """
-    if how == "batch_minmax_sum":
-        maps = [_minmax(map_Bhw) for map_Bhw in maps]
-    elif how == "per_image":
-        maps = [_over_maximum(map_Bhw) for map_Bhw in maps]
-    total_BHW = torch.stack([_upsampled(map_Bhw, size) for map_Bhw in maps]).sum(0)
-    return _minmax(total_BHW) if how == "raw_sum" else total_BHW
-
-
-def _minmax(map_Bhw: Tensor) -> Tensor:
-    low, high = map_Bhw.min(), map_Bhw.max()
-    return (map_Bhw - low) / (high - low + 1e-8)
-
-
-def _over_maximum(map_Bhw: Tensor) -> Tensor:
-    peak_B11 = map_Bhw.amax((1, 2), keepdim=True)
-    return map_Bhw / peak_B11.clamp(min=torch.finfo(map_Bhw.dtype).tiny)
-
-
-def _upsampled(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(map_Bhw.shape[1:]) == tuple(size):
-        return map_Bhw
-    return F.interpolate(map_Bhw.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
-
-
-def peak(map_Bhw: Tensor, tie: str = "first") -> Tensor:
-    """Row and column (B, 2), as floats, of each map's maximum: the first in row-major order, or the centre of all tied."""
-    width = map_Bhw.shape[2]
-    flat_BP = map_Bhw.flatten(1)
-    if tie == "first":
-        best_B = flat_BP.argmax(1)
-        return torch.stack([best_B // width, best_B % width], 1).to(map_Bhw.dtype)
-    tied_BP = (flat_BP == flat_BP.amax(1, keepdim=True)).to(map_Bhw.dtype)
-    place_P = torch.arange(flat_BP.shape[1], device=map_Bhw.device)
-    place_P2 = torch.stack([place_P // width, place_P % width], 1).to(map_Bhw.dtype)
-    return tied_BP @ place_P2 / tied_BP.sum(1, keepdim=True)
-
-
-def locate(maps: Sequence[Tensor], config: Config, size: tuple[int, int]) -> Tensor:
-    """Pixel (B, 2), row and column, on which each patch is centred.
-
-    With `grid` 'lowres' or 'corner' several layers are added at the resolution of the finest. A centre between pixels goes
-    to the next one: there it is the middle of an even patch.
-    """
-    if config.grid == "upsampled":
-        place_B2 = peak(aggregate(maps, config.aggregation, size), config.tie)
-    else:
-        rows, columns = max(tuple(map_Bhw.shape[1:]) for map_Bhw in maps)
-        cell_B2 = peak(aggregate(maps, config.aggregation, (rows, columns)), config.tie)
-        step = (size[0] / rows, size[1] / columns)
-        offset = [(side - 1) / 2 if config.grid == "lowres" else 0.0 for side in step]
-        place_B2 = torch.stack([cell_B2[:, axis] * step[axis] + offset[axis] for axis in (0, 1)], 1)
-    return (place_B2 + 0.5).floor().long()
-
-
-# Patches
-
-
-def patch_side(ratio: Tensor, law: str, extent: int) -> Tensor:
-    """Pixels of a patch along a side of `extent`: floor(g extent), or floor(sqrt(a) extent) of an area ratio; at least 1.
-
-    `ratio` should be float64: floor is not forgiving.
-    """
-    share = ratio if law == "side" else ratio.sqrt()
-    return (share * extent).floor().long().clamp(min=1)
-
-
-def span(centre: Tensor, side: Tensor, extent: int, border: str) -> tuple[Tensor, Tensor]:
-    """First pixel and the one after the last of a patch along one axis of `extent` pixels.
-
-    From centre - side // 2, `side` long, cut at the margin ('clip') or moved inside ('shift'); or centre -+ side // 2, cut
-    ('halves').
-    """
-    start = centre - side // 2
-    if border == "shift":
-        start = torch.minimum(start.clamp(min=0), extent - side)
-        return start, start + side
-    stop = centre + side // 2 if border == "halves" else start + side
-    return start.clamp(min=0), stop.clamp(max=extent)
-
-
-def boxes(centres_B2: Tensor, sides_B2: Tensor, size: tuple[int, int], border: str) -> Tensor:
-    """Boxes (B, 4): y0, y1, x0, x1; y1 and x1 are excluded."""
-    rows = span(centres_B2[:, 0], sides_B2[:, 0], size[0], border)
-    columns = span(centres_B2[:, 1], sides_B2[:, 1], size[1], border)
-    return torch.stack([*rows, *columns], 1)
-
-
-def inner_boxes(place_B2: Tensor, sides_B2: Tensor, size: tuple[int, int]) -> Tensor:
-    """CutMix's boxes (B, 4), wholly inside, from uniform numbers in [0, 1)."""
-    extent_2 = torch.stack([size[0] - sides_B2[:, 0], size[1] - sides_B2[:, 1]], 1) + 1
-    start_B2 = (place_B2 * extent_2).long()
-    stop_B2 = start_B2 + sides_B2
-    return torch.stack([start_B2[:, 0], stop_B2[:, 0], start_B2[:, 1], stop_B2[:, 1]], 1)
-
-
-def area(box_B4: Tensor, size: tuple[int, int]) -> Tensor:
-    """Share (B,) of the image that each box covers."""
-    y0, y1, x0, x1 = box_B4.unbind(1)
-    return ((y1 - y0) * (x1 - x0)).float() / (size[0] * size[1])
-
-
-def paste(x_BCHW: Tensor, content_BCHW: Tensor, box_B4: Tensor) -> Tensor:
-    """Images with a whole other image, resized (bilinear, antialias), in a box each; bit for bit x outside it.
-
-    Antialiased bilinear resizing is separable and linear, so it is two batched matrix products, whatever the boxes' sizes.
-    """
-    y0_B, y1_B, x0_B, x1_B = box_B4.unbind(1)
-    rows_BHH = _resizing(y0_B, y1_B, x_BCHW.shape[2], x_BCHW.dtype)
-    columns_BWW = _resizing(x0_B, x1_B, x_BCHW.shape[3], x_BCHW.dtype)
-    resized_BCHW = rows_BHH.unsqueeze(1) @ content_BCHW @ columns_BWW.transpose(1, 2).unsqueeze(1)
-    return fill(x_BCHW, resized_BCHW, box_B4)
-
-
-def fill(x_BCHW: Tensor, content_BCHW: Tensor, box_B4: Tensor) -> Tensor:
-    """x with the pixels of `content` (broadcastable) inside each box."""
-    y0, y1, x0, x1 = (edge_B.view(-1, 1, 1, 1) for edge_B in box_B4.unbind(1))
-    y_H1 = torch.arange(x_BCHW.shape[2], device=x_BCHW.device).unsqueeze(1)
-    x_W = torch.arange(x_BCHW.shape[3], device=x_BCHW.device)
-    inside_B1HW = (y_H1 >= y0) & (y_H1 < y1) & (x_W >= x0) & (x_W < x1)
-    return torch.where(inside_B1HW, content_BCHW, x_BCHW)
-
-
-def _resizing(start_B: Tensor, stop_B: Tensor, extent: int, dtype: torch.dtype) -> Tensor:
-    """(B, extent, extent): row i of it makes pixel i of a resized axis that lies from start to stop.
-
-    The triangle filter, as wide as the shrinking: weight of input j is max(0, 1 - |j + 1/2 - m| / r), with r the ratio of
-    lengths and m = r (i - start + 1/2) the middle of the output pixel on the input, then scaled to sum to 1.
-    """
-    index = torch.arange(extent, device=start_B.device, dtype=dtype)
-    ratio_B11 = (extent / (stop_B - start_B).clamp(min=1).to(dtype)).view(-1, 1, 1)
-    middle_BH1 = ratio_B11 * (index.view(1, -1, 1) - start_B.to(dtype).view(-1, 1, 1) + 0.5)
-    weights = (1 - (index + 0.5 - middle_BH1).abs() / ratio_B11).clamp(min=0)
-    return weights / weights.sum(2, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
-
-
 # What an epoch draws beforehand: on the CPU, so alike on every device, and moved in one go
 
 
@@ -477,7 +313,7 @@ def draw(config: Config, seed: int, epoch: int, images: int, size: tuple[int, in
     partner_SN = torch.rand(steps, n, generator=stream("partner")).argsort(1)
     ratio_SN, share_SN = _ratios(config, seed, epoch, steps)
     law = config.size_law if config.mix == "gradmix" else "area"
-    sides_SN2 = torch.stack([patch_side(ratio_SN, law, extent) for extent in size], 2)
+    sides_SN2 = torch.stack([patches.patch_side(ratio_SN, law, extent) for extent in size], 2)
     place_SB2 = torch.rand(steps, 2 * n, 2, generator=stream("place"))
     drawn = (order_SN, partner_SN, share_SN, sides_SN2, place_SB2)
     return Draws(*(values.to(device, non_blocking=True) for values in drawn))
@@ -534,7 +370,8 @@ class Moco:
     @torch.no_grad()
     def keys(self, query: backbones.Projected, x_NCHW: Tensor, config: Config) -> Tensor:
         """Moves the key network towards the query network and embeds the key views with it."""
-        mine, theirs = list(self.network.parameters()), list(query.parameters())
+        mine: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = list(query.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - config.moco_momentum)
         return embed(self.network, x_NCHW, config)[0]
 
@@ -569,31 +406,31 @@ class Step:
     """Whether a map places this step's patches (`map_every`)."""
 
 
-def places(config: Config, step: Step, loss: Tensor | None, activations: Mapping[str, Tensor]) -> Tensor:
-    """Centres (B, 2) of the patches: the peaks of the maps of `loss`, or at random. The graph of `loss` stays usable."""
+def places(config: Config, step: Step, loss: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
+    """Centres (B, 2) of GradMix's patches: where the maps of `loss`, whose graph stays usable, peak; or random ones."""
     size = (step.x_BCHW.shape[2], step.x_BCHW.shape[3])
-    if config.map == "random" or not step.mapped:
+    if not _maps(config, step):
         rows_B, columns_B = step.place_B2.unbind(1)
         return torch.stack([rows_B * size[0], columns_B * size[1]], 1).long()
     layers = [activations[layer] for layer in config.layers]
     with torch.no_grad():
         if config.map == "activation":
-            maps = [activation_map(A_BKhw.float()) for A_BKhw in layers]
+            maps = [attribution.activation_map(A_BKhw.float()) for A_BKhw in layers]
         else:
-            cam = layercam if config.map == "layercam" else gradcam
+            cam = attribution.layercam if config.map == "layercam" else attribution.gradcam
             gradients = torch.autograd.grad(loss, layers, retain_graph=True)
             maps = [cam(A.float(), G.float(), config.sign) for A, G in zip(layers, gradients, strict=True)]
-        return locate(maps, config, size)
+        return attribution.locate(maps, config.aggregation, config.grid, config.tie, size)
 
 
 @torch.no_grad()
-def mixed(config: Config, step: Step, centres_B2: Tensor | None) -> tuple[Tensor, Tensor]:
+def mixed(config: Config, step: Step, centres_B2: Tensor) -> tuple[Tensor, Tensor]:
     """The mixed views (B, C, H, W) and w of each (B,).
 
     Args:
         config: how to mix.
         step: inputs.
-        centres_B2: where patches go, for GradMix; at least those of the views that it patches.
+        centres_B2: where GradMix's patches go; at least those of the views that it patches.
     """
     x_BCHW, count = step.x_BCHW, len(step.partner_N)
     size = (x_BCHW.shape[2], x_BCHW.shape[3])
@@ -604,19 +441,19 @@ def mixed(config: Config, step: Step, centres_B2: Tensor | None) -> tuple[Tensor
         lam_B111 = weights_B.view(-1, 1, 1, 1)
         mixed_BCHW = lam_B111 * x_BCHW + (1 - lam_B111) * other_BCHW
     elif config.mix == "cutmix":
-        mixed_BCHW = paste(x_BCHW, other_BCHW, inner_boxes(step.place_B2, sides_B2, size))
+        mixed_BCHW = patches.paste(x_BCHW, other_BCHW, patches.inner_boxes(step.place_B2, sides_B2, size))
     else:
         patched = count * config.views
-        box_B4 = boxes(centres_B2[:patched], sides_B2[:patched], size, config.border)
+        box_B4 = patches.boxes(centres_B2[:patched], sides_B2[:patched], size, config.border)
         target_BCHW = x_BCHW[:patched]
         if config.content == "noise":
             plane_B1HW = torch.rand((patched, 1, *size), generator=step.noise, device=x_BCHW.device)
-            mixed_BCHW = fill(target_BCHW, plane_B1HW, box_B4)
+            mixed_BCHW = patches.fill(target_BCHW, plane_B1HW, box_B4)
         else:
-            mixed_BCHW = paste(target_BCHW, other_BCHW[:patched], box_B4)
+            mixed_BCHW = patches.paste(target_BCHW, other_BCHW[:patched], box_B4)
         mixed_BCHW = torch.cat([mixed_BCHW, x_BCHW[patched:]])
         if config.mix_weight == "effective":
-            weights_B = F.pad(area(box_B4, size), (0, len(x_BCHW) - patched))
+            weights_B = F.pad(patches.area(box_B4, size), (0, len(x_BCHW) - patched))
     if config.mix_weight == "constant":
         weights_B = torch.full_like(weights_B, config.mix_weight_value)
     return mixed_BCHW, weights_B
@@ -656,11 +493,11 @@ def contrastive_losses(config: Config, stage: Stage, network: backbones.Projecte
     loss = terms["loss"]
     if mixes(config, stage):
         map_terms = terms
-        if config.map_mode == "eval" and _differentiates(config, step):
+        if config.map_mode == "eval" and _maps(config, step):
             mapped_BD, activations = _embed_evaluated(config, network, step.x_BCHW)
             map_terms = clean_losses(config, stage, mapped_BD, step.labels_N)
         map_loss = map_terms["loss" if config.map_loss == "eq3" else "loss_simclr"]
-        centres_B2 = places(config, step, map_loss, activations) if config.mix == "gradmix" else None
+        centres_B2 = places(config, step, map_loss, activations)
         mixed_BCHW, weights_B = mixed(config, step, centres_B2)
         mixed_BD, _ = embed(network, mixed_BCHW, config)
         per_sample_B = scale * contrastive.mix(z_BD, mixed_BD, tau, config.mix_form)
@@ -676,8 +513,9 @@ def _scale(config: Config) -> float:
     return 1.0 if config.base_temperature is None else config.temperature / config.base_temperature
 
 
-def _differentiates(config: Config, step: Step) -> bool:
-    return config.mix == "gradmix" and step.mapped and config.map in ("layercam", "gradcam", "activation")
+def _maps(config: Config, step: Step) -> bool:
+    """Whether this step's patches go where maps say."""
+    return config.mix == "gradmix" and config.map != "random" and step.mapped
 
 
 def _embed_evaluated(config: Config, network: backbones.Projected, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -692,7 +530,7 @@ def _embed_evaluated(config: Config, network: backbones.Projected, x_BCHW: Tenso
 def moco_losses(
     config: Config, stage: Stage, network: backbones.Projected, moco: Moco, step: Step
 ) -> dict[str, Tensor]:
-    """The same with MoCo in SimCLR's place: the first views are queries, the second keys. Only queries carry gradients."""
+    """The same with MoCo in SimCLR's place: first views are queries, second ones keys. Only queries carry gradients."""
     tau, scale = config.temperature, _scale(config)
     query_NCHW, key_NCHW = step.x_BCHW.chunk(2)
     query_ND, activations = embed(network, query_NCHW, config)
@@ -702,10 +540,10 @@ def moco_losses(
     terms = {"loss": stage.lam * simclr, "loss_simclr": simclr}
     if not mixes(config, stage):
         return terms
-    if config.map_mode == "eval" and _differentiates(config, step):
+    if config.map_mode == "eval" and _maps(config, step):
         mapped_ND, activations = _embed_evaluated(config, network, query_NCHW)
         map_loss = scale * contrastive.infonce(mapped_ND, keys_ND, queue_KD, tau).mean()
-    centres_N2 = places(config, step, map_loss, activations) if config.mix == "gradmix" else None
+    centres_N2 = places(config, step, map_loss, activations)
     mixed_BCHW, weights_B = mixed(config, step, centres_N2)
     mixed_query_NCHW, mixed_key_NCHW = mixed_BCHW.chunk(2)
     mixed_ND, _ = embed(network, mixed_query_NCHW, config)
@@ -726,7 +564,7 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
         ConfigError: a batch larger than the training set.
         Diverged: a loss or weight is no longer finite.
     """
-    pixels_NHWC, labels_N = _resident(config, data, device)
+    pixels_NHWC, labels_N = loop.resident(data, config.batch, device)
     network, moco = _networks(config, pixels_NHWC.shape[3], seed, device)
     if config.compile:
         network.encoder.compile_stages()
@@ -744,11 +582,11 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
                 optimizer = _optimizer(config, network, device)
                 if resume is not None and epoch == done and epoch > stage.first:
                     optimizer.load_state_dict(resume["optimizer"])
-            _set_learning_rate(optimizer, _learning_rate(config, stage, epoch))
+            loop.set_learning_rate(optimizer, _learning_rate(config, stage, epoch))
             draws = draw(config, seed, epoch, len(labels_N), size, device)
             random = seeding.torch_stream(seed, f"augment/{epoch}", device)
             noise = seeding.torch_stream(seed, f"noise/{epoch}", device)
-            totals: dict[str, Tensor] = {}
+            totals = loop.Totals()
             network.train()
             for s, order_N in enumerate(draws.order_SN):
                 x_BCHW = augment.two_views(pixels_NHWC[order_N], views, random)
@@ -756,7 +594,7 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
                 mapped = (epoch * len(draws.order_SN) + s) % config.map_every == 0
                 drawn = (draws.partner_SN[s], draws.share_SN[s], draws.sides_SN2[s], draws.place_SB2[s])
                 step = Step(x_BCHW, labels_N[order_N], *drawn, noise, mapped)
-                with _repeatable(config, device):
+                with loop.repeatable(device, compiled=config.compile):
                     if moco is not None:
                         terms = moco_losses(config, stage, network, moco, step)
                     else:
@@ -764,9 +602,8 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
                     optimizer.zero_grad(set_to_none=True)
                     terms["loss"].backward()
                     optimizer.step()
-                for name, value in terms.items():
-                    totals[name] = totals[name] + value.detach() if name in totals else value.detach()
-            metrics = _means(totals, len(draws.order_SN), network, epoch)
+                totals.add(terms)
+            metrics = totals.means(network, epoch + 1)
             if epoch + 1 == last or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
                 metrics |= _evaluate(config, network, data, device)
             yield Epoch(epoch + 1, metrics, _capture(epoch + 1, network, moco, optimizer))
@@ -776,20 +613,13 @@ _VIEWS = ("crop", "crop_scale", "flip", "jitter", "grayscale", "blur", "rotation
 """Fields that are settings of the augmentation."""
 
 
-def _resident(config: Config, data: Data, device: str) -> tuple[Tensor, Tensor]:
-    """The whole training set on the device: pixels uint8 (N, H, W, C), labels (N,). On the CPU it shares data's memory."""
-    pixels = data.train.pixels if data.train.pixels.flags.writeable else data.train.pixels.copy()
-    if len(pixels) < config.batch:
-        found = f"the training set of {data.spec.protocol!r} has {len(pixels)} images"
-        raise ConfigError(f"batch={config.batch} is not allowed: {found}; set batch to at most that.")
-    return torch.from_numpy(pixels).to(device), torch.tensor(data.train.labels, dtype=torch.int64, device=device)
-
-
 def _networks(config: Config, channels: int, seed: int, device: str) -> tuple[backbones.Projected, Moco | None]:
     def fresh() -> backbones.Projected:
         init = seeding.torch_stream(seed, "init")
         network = backbones.projected(config.network, config.width, channels, config.head, init)
-        return network.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)
+        return network.to(device)
 
     if config.ssl == "simclr":
         return fresh(), None
@@ -798,9 +628,7 @@ def _networks(config: Config, channels: int, seed: int, device: str) -> tuple[ba
 
 
 def _optimizer(config: Config, network: backbones.Projected, device: str) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if torch.device(device).type in ("cpu", "cuda"):
-        options["fused"] = True
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay} | loop.fused(device)
     if config.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=config.momentum, **options)
     return torch.optim.Adam(network.parameters(), **options)
@@ -811,35 +639,6 @@ def _learning_rate(config: Config, stage: Stage, epoch: int) -> float:
         return schedules.steps(epoch - stage.first, config.learning_rate, config.milestones)
     floor = config.learning_rate * config.learning_rate_decay**3
     return schedules.cosine(epoch - stage.first, stage.epochs, config.learning_rate, floor)
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-@contextlib.contextmanager
-def _repeatable(config: Config, device: str) -> Iterator[None]:
-    """For one step: cuDNN's deterministic kernels; and compiled stages that allow a second backward pass, for the map."""
-    with contextlib.ExitStack() as stack:
-        if torch.device(device).type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
-        if config.compile:
-            import torch._functorch.config as functorch
-
-            stack.enter_context(functorch.patch(donated_buffer=False))
-        yield
-
-
-def _means(totals: Mapping[str, Tensor], steps: int, network: backbones.Projected, epoch: int) -> dict[str, float]:
-    """The epoch's mean losses: the one moment at which the host waits for the device."""
-    norm = torch.stack(torch._foreach_norm(list(network.parameters()))).sum()
-    *sums, weights = torch.stack([*totals.values(), norm]).tolist()
-    metrics = {name: value / steps for name, value in zip(totals, sums, strict=True)}
-    for name, value in (metrics | {"norm of the weights": weights}).items():
-        if not math.isfinite(value):
-            raise Diverged(f"In epoch {epoch + 1} the {name} became {value}. A lower learning_rate may help.")
-    return metrics
 
 
 def _evaluate(config: Config, network: backbones.Projected, data: Data, device: str) -> dict[str, float]:
@@ -866,26 +665,15 @@ def _capture(
         captured: State = {
             "epoch": epoch,
             "network": dict(network.description),
-            "weights": _copied(network.state_dict()),
-            "optimizer": _copied(optimizer.state_dict()),
+            "weights": loop.copied(network.state_dict()),
+            "optimizer": loop.copied(optimizer.state_dict()),
         }
         if moco is not None:
-            captured["keys"] = _copied(moco.network.state_dict())
-            captured["queue"], captured["pointer"] = _copied(moco.queue_KD), moco.pointer
+            captured["keys"] = loop.copied(moco.network.state_dict())
+            captured["queue"], captured["pointer"] = loop.copied(moco.queue_KD), moco.pointer
         return captured
 
     return state
-
-
-def _copied(value: Any) -> Any:
-    """The same with every tensor copied to the CPU, so that training on does not change it."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
 
 
 def _load(network: backbones.Projected, moco: Moco | None, state: State) -> None:

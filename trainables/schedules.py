@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def cosine(epoch: int, epochs: int, peak: float, floor: float = 0.0) -> float:
-    """floor + (peak - floor) (1 + cos(pi epoch / epochs)) / 2: from `peak` towards `floor`, which it does not reach."""
+    """Returns floor + (peak - floor) (1 + cos(pi epoch / epochs)) / 2: from `peak` to just above `floor`."""
     return floor + (peak - floor) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
