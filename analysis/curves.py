@@ -42,18 +42,18 @@ def curves(frame: Frame, findings: Findings, study: Study) -> Picture | None:
             axes = drawing.panel(figure, *corner, each_w, each_h)
             axes.set_ylim(low, high)
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             if place[0]:
                 axes.set_yticklabels([])
             if index + across < len(drawn):
                 axes.set_xticklabels([])
             else:
-                axes.set_xlabel("epoch", color=MUTED, fontsize=8)
+                axes.set_xlabel("epoch", color=MUTED, fontsize=drawing.SMALL)
             if arm.name != study.baseline:
                 _curve(axes, series[study.baseline], shown.unit, OTHER, band=False)
             _curve(axes, series[arm.name], shown.unit, INK if arm.name == study.baseline else ARM)
             title = drawing.wrap(arm.label or arm.name, 46 // across, 1)
-            axes.set_title(title, fontsize=8.5, color=INK, loc="left", pad=3)
+            axes.set_title(title, fontsize=drawing.TEXT, color=INK, loc="left", pad=3)
         return figure
 
     longest = int(frame.epochs["epoch"].max())
@@ -61,15 +61,17 @@ def curves(frame: Frame, findings: Findings, study: Study) -> Picture | None:
     return Picture(
         "curves",
         f"{shown.name} by epoch",
-        "Line: mean over the blocks that have reached the epoch; band: smallest to largest run; grey: the baseline's mean. "
-        f"All runs count here, failed and unfinished ones up to where they got.{thinned}",
-        "; ".join(
-            f"{arm.label or arm.name}: mean {shown.value(series[arm.name][1][0])} at epoch {int(series[arm.name][0][0])}, "
-            f"{shown.value(series[arm.name][1][-1])} at epoch {int(series[arm.name][0][-1])}"
-            for arm in drawn
-        ),
+        "Line: mean over the blocks that have reached the epoch; band: smallest to largest run; grey: the baseline's "
+        f"mean. All runs count here, failed and unfinished ones up to where they got.{thinned}",
+        "; ".join(f"{arm.label or arm.name}: {_ends(series[arm.name], shown)}" for arm in drawn),
         draw,
     )
+
+
+def _ends(series: "Bands", shown: display.Quantity) -> str:
+    epochs, mean, _, _ = series
+    first, last = shown.value(float(mean[0])), shown.value(float(mean[-1]))
+    return f"mean {first} at epoch {int(epochs[0])}, {last} at epoch {int(epochs[-1])}"
 
 
 Bands = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -125,13 +127,13 @@ def cost(frame: Frame, findings: Findings, study: Study) -> Picture | None:
             mean = arm.mean
             span = [mean.low * shown.unit, mean.estimate * shown.unit, mean.high * shown.unit]
             _span(panels[0], row, span, MUTED if baseline[row] else ARM)
-        panels[0].set_xlabel(shown.name, color=MUTED, fontsize=8)
+        panels[0].set_xlabel(shown.name, color=MUTED, fontsize=drawing.SMALL)
         for axes, kind in zip(panels[1:], kinds, strict=True):
             _cost_panel(axes, kind, [arm.arm for arm in arms], found)
         for axes in panels:
             axes.set_ylim(len(arms) - 0.5, -0.5)
             axes.set_yticks([])
-            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
             for row in range(1, len(arms)):
                 axes.axhline(row - 0.5, color=RULE, lw=0.4, zorder=0)
         return figure
@@ -140,8 +142,8 @@ def cost(frame: Frame, findings: Findings, study: Study) -> Picture | None:
     return Picture(
         "cost",
         f"Cost beside {shown.label}",
-        "Left: mean with its interval. Right: mean cost of a finished run, from the cheapest to the dearest. Times depend on "
-        "the machine and on what else ran there.",
+        "Left: mean with its interval. Right: mean cost of a finished run, from the cheapest to the dearest. Times depend "
+        "on the machine and on what else ran there.",
         "; ".join(
             f"{named[entry.arm]}: {facts.COSTS[entry.kind][0]} "
             + (
@@ -168,7 +170,7 @@ def _cost_panel(axes: Axes, kind: str, arms: Sequence[str], found: Sequence[fact
             entry = own[arm]
             _span(axes, row, [entry.low / factor, entry.mean / factor, entry.high / factor], MUTED)
     axes.set_xlim(left=0, right=largest / factor * 1.08 or 1.0)
-    axes.set_xlabel(f"{label} ({prefix}{unit})", color=MUTED, fontsize=8)
+    axes.set_xlabel(f"{label} ({prefix}{unit})", color=MUTED, fontsize=drawing.SMALL)
 
 
 def _span(axes: Axes, row: int, span: Sequence[float], colour: str) -> None:

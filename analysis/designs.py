@@ -27,7 +27,7 @@ def ranks(findings: Findings, study: Study) -> Picture | None:
 
     def draw() -> Figure:
         half = math.ceil(len(order) / 2)
-        height = 0.75 + 0.12 * len(bars) + 0.24 * half + 0.1
+        height = 0.75 + 0.12 * len(bars) + 0.25 * half + 0.1
         figure = drawing.canvas(height)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
@@ -45,7 +45,7 @@ def ranks(findings: Findings, study: Study) -> Picture | None:
         "ranks",
         f"Mean ranks over {found.n} blocks",
         "Rank 1 is the best. A bar joins arms whose mean ranks differ by less than Nemenyi's critical difference "
-        f"({display.fixed(found.critical_difference, 2)}); Friedman's test over all arms: p = {display.p_value(found.p)}. "
+        f"({display.fixed(found.critical_difference, 2)}); Friedman's test over all arms: {display.p_equals(found.p)}. "
         "Described; the verdicts rest on the declared contrasts.",
         "; ".join(f"{named[arm]}: mean rank {display.fixed(found.mean[arm], 2)}" for arm in order),
         draw,
@@ -75,13 +75,13 @@ def _rank_line(axes: Axes, found: Ranks, count: int) -> None:
     for rank in range(1, count + 1, step):
         x = _place(rank, count)
         axes.plot([x, x], [0.44, 0.5], color=INK, lw=0.8)
-        axes.text(x, 0.4, str(rank), ha="center", va="bottom", fontsize=8, color=MUTED)
+        axes.text(x, 0.4, str(rank), ha="center", va="bottom", fontsize=drawing.SMALL, color=MUTED)
     wide = _place(1 + found.critical_difference, count) - start
     if math.isfinite(wide):
         stop = min(start + wide, drawing.WIDTH_IN - 0.1)
         axes.plot([start, stop], [0.14, 0.14], color=MUTED, lw=1.2, marker="|", ms=5)
         text = f"critical difference {display.fixed(found.critical_difference, 2)}"
-        axes.text(start - 0.08, 0.14, text, ha="right", va="center", fontsize=7.5, color=MUTED)
+        axes.text(start - 0.08, 0.14, text, ha="right", va="center", fontsize=drawing.SMALL, color=MUTED)
 
 
 def _rank_names(axes: Axes, arms: list[tuple[str, float]], top: float, half: int) -> None:
@@ -137,10 +137,10 @@ def _heat(axes: Axes, found: Factorial, place: tuple[float, float, float, float]
     low, span = min(known), (max(known) - min(known)) or 1.0
 
     def write(x: float, y: float, value: float, colour: str = INK) -> None:
-        axes.text(x, y, shown.value(value), ha="center", va="center", fontsize=8.5, color=colour)
+        axes.text(x, y, shown.value(value), ha="center", va="center", fontsize=drawing.TEXT, color=colour)
 
-    axes.text(left, 0.16, found.factors[1], fontsize=8.5, color=MUTED, va="center")
-    axes.text(left - 0.12, top - 0.2, found.factors[0], fontsize=8.5, color=MUTED, va="center", ha="right")
+    axes.text(left, 0.16, found.factors[1], fontsize=drawing.TEXT, color=MUTED, va="center")
+    axes.text(left - 0.12, top - 0.2, found.factors[0], fontsize=drawing.TEXT, color=MUTED, va="center", ha="right")
     edge_x, edge_y = left + wide * (len(columns) + 0.65), top + high * (len(rows) + 0.65)
     axes.text(edge_x, top - 0.16, "mean", ha="center", color=MUTED)
     axes.text(left - 0.12, edge_y, "mean", ha="right", va="center", color=MUTED)

@@ -101,6 +101,12 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{min(p, 1.0):.3f}"
 
 
+def p_equals(p: float) -> str:
+    """'p = 0.031', or 'p < 0.001'."""
+    text = p_value(p)
+    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
 def percent(fraction: float) -> str:
     """0.95 -> '95%'."""
     return f"{fraction * 100:.4g}%"

@@ -1,7 +1,7 @@
 """How every figure is drawn: its canvas, its palette in light and dark, and its bytes as SVG and PNG.
 
-Figures are 5 inches wide with 8 to 9 point type, so that they read on a phone and in one column of a paper. Matplotlib's
-object interface only: no pyplot, and no setting of a user's own reaches a figure.
+Figures are 5 inches wide with 9 point type, so that they read on a phone and in one column of a paper. Only
+Matplotlib's object interface: no pyplot, and no setting of a user's own reaches a figure.
 """
 
 import io
@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from analysis.findings import Word
 
 WIDTH_IN = 5.0
+TEXT, SMALL = 9.5, 8.8
+"""Sizes of type in points: labels; ticks and axes."""
 
 INK, MUTED, RULE, BAND = "#1c1d21", "#5c6068", "#d3d5da", "#eceef1"
 ARM, OTHER = "#1f5fa8", "#8a8f99"
@@ -44,7 +46,7 @@ _STYLE = {
     "svg.hashsalt": "ablate",
     "text.parse_math": False,
     "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
+    "font.size": TEXT,
     "axes.unicode_minus": True,
     "path.simplify": True,
     "path.simplify_threshold": 0.2,
@@ -109,6 +111,7 @@ def _inline(picture: Picture, svg: str) -> str:
     svg = svg.replace("url(#", f"url(#{picture.name}-")
     for name, (light, _) in _THEME.items():
         svg = svg.replace(light, f"var(--{name})")
+    svg = svg.replace("#ffffff", "var(--paper)")
     svg = re.sub(r"<g id=\"[\w-]*patch_1\">.*?</g>\s*", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     end = svg.index(">")
@@ -131,7 +134,7 @@ def panel(figure: Figure, left_in: float, bottom_in: float, width_in: float, hei
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(RULE)
-    axes.tick_params(colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6, labelsize=8)
+    axes.tick_params(colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6, labelsize=SMALL)
     return axes
 
 
@@ -150,7 +153,7 @@ def row_labels(axes: Axes, labels: Sequence[str], emphasised: Sequence[bool] = (
             ha="right",
             va="center",
             color=INK,
-            fontsize=8.5,
+            fontsize=TEXT,
             fontweight="bold" if bold else "normal",
             linespacing=1.05,
         )
@@ -167,11 +170,11 @@ def wrap(text: str, width: int, lines: int = 3) -> str:
 
 
 def label_width_in(labels: Sequence[str]) -> float:
-    """Room that the wrapped labels take, in inches, at 8.5 points."""
+    """Room that the wrapped labels take, in inches, at `TEXT` points."""
     longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
-    return 0.2 + longest * 0.076
+    return 0.2 + longest * 0.083
 
 
 def label_height_in(labels: Sequence[str], least: float = 0.3) -> float:
     """Height of one row, in inches."""
-    return max([least, *(0.14 * (label.count("\n") + 1) + 0.1 for label in labels)])
+    return max([least, *(0.15 * (label.count("\n") + 1) + 0.1 for label in labels)])

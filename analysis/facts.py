@@ -147,7 +147,7 @@ def departures(study: Study, scale: str) -> tuple[Departure, ...]:
 
 
 def settings(scale: Scale | None) -> dict[str, str]:
-    """What a scale sets: config fields, those of one dataset ('epochs on mnist'), and fields of the data ('data: side')."""
+    """What a scale sets: config fields, those of one dataset ('epochs on mnist'), fields of the data ('data: side')."""
     if scale is None:
         return {}
     own = {name: _text(value) for name, value in scale.settings.items()}

@@ -17,7 +17,7 @@ from analysis.findings import ArmSummary, ContrastResult, Findings, Interval
 from analysis.frame import Frame
 from search_spaces.study import Study
 
-LABEL = 22
+LABEL = 20
 """Characters of a row's label before it wraps."""
 
 
@@ -79,10 +79,16 @@ def differences(findings: Findings, study: Study) -> Picture | None:
     if not measured:
         return None
     shown = tables.primary(findings, study)
-    labels = [_pair(contrast, study) for contrast in measured]
+    labels, reference = _names(measured, study)
+    step = f" ({shown.step})" if shown.step else ""
+    axis = (
+        f"{shown.label}, difference from {drawing.wrap(reference, 30, 1)}{step}"
+        if reference
+        else f"difference in {shown.label}{step}"
+    )
 
     def draw() -> Figure:
-        axes = _rows(labels, f"difference in {shown.label}" + (f" ({shown.step})" if shown.step else ""), right_in=1.05)
+        axes = _rows(labels, axis, right_in=1.12)
         axes.axvline(0, color=INK, lw=0.8, zorder=1)
         for row, contrast in enumerate(measured):
             _difference(axes, row, contrast, shown.unit)
@@ -99,9 +105,10 @@ def differences(findings: Findings, study: Study) -> Picture | None:
     return Picture(
         "differences",
         f"Differences in {shown.label}, arm minus reference",
-        f"Each tick is one block, the marker their mean with its {level} interval.{inner}{margin} {shown.direction.capitalize()}.",
+        f"Each tick is one block, the marker their mean with its {level} interval.{inner}{margin} "
+        f"{shown.direction.capitalize()}.",
         "; ".join(
-            f"{label.replace(chr(10), ' ')}: {shown.difference(contrast.interval.estimate)} "
+            f"{_flat(label)}: {shown.difference(contrast.interval.estimate)} "
             f"{shown.interval(contrast.interval, signed=True)}, {contrast.verdict.word}"
             for label, contrast in zip(labels, measured, strict=True)
         ),
@@ -120,7 +127,12 @@ def _difference(axes: Axes, row: int, contrast: ContrastResult, unit: float) -> 
     inner = contrast.intervals.get("tost")
     if inner is not None and math.isfinite(inner.low) and math.isfinite(inner.high):
         axes.plot(
-            [inner.low * unit, inner.high * unit], [row - 0.12] * 2, color=WORD[word], lw=3.2, solid_capstyle="butt"
+            [inner.low * unit, inner.high * unit],
+            [row - 0.12] * 2,
+            color=WORD[word],
+            lw=3,
+            solid_capstyle="butt",
+            zorder=2,
         )
     axes.annotate(
         f"{display.SYMBOL[word]} {word}",
@@ -130,7 +142,7 @@ def _difference(axes: Axes, row: int, contrast: ContrastResult, unit: float) -> 
         textcoords="offset points",
         va="center",
         color=WORD[word],
-        fontsize=8.5,
+        fontsize=drawing.TEXT,
     )
 
 
@@ -141,11 +153,13 @@ def slopes(findings: Findings, study: Study) -> Picture | None:
     if not measured:
         return None
     shown = tables.primary(findings, study)
+    labels, _ = _names(measured, study)
 
     def draw() -> Figure:
         across = min(3, len(measured))
+        lines = 1 + max(label.count("\n") for label in labels)
         down = math.ceil(len(measured) / across)
-        left, gap, each_w, each_h, head = 0.55, 0.28, 1.27, 1.35, 0.62
+        left, gap, each_w, each_h, head = 0.55, 0.28, 1.27, 1.35, 0.36 + 0.145 * lines
         figure = drawing.canvas(down * (each_h + head) + 0.08)
         height = figure.get_size_inches()[1]
         values = [by_name[name].values[b] for c in measured for name in (c.reference, c.arm) for b in c.blocks]
@@ -157,32 +171,35 @@ def slopes(findings: Findings, study: Study) -> Picture | None:
             axes = drawing.panel(figure, x, y, each_w, each_h)
             axes.set_xlim(-0.12, 1.12)
             axes.set_ylim(low - room, high + room)
-            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             if index % across:
                 axes.set_yticklabels([])
                 axes.tick_params(axis="y", length=0)
             _slope(axes, contrast, by_name, study, shown.unit)
+            axes.set_title(labels[index], fontsize=drawing.SMALL, color=INK, loc="left", pad=4, linespacing=1.05)
         return figure
 
     return Picture(
         "slopes",
         f"{shown.name} block by block",
-        "Each line is one block, from the reference (left) to the arm (right): solid where the arm is better, dashed where "
-        f"it is worse. The thick line joins the means. {shown.direction.capitalize()}.",
-        "; ".join(_wins(contrast, study) for contrast in measured),
+        "Each line is one block, from the reference (left) to the arm (right): solid where the arm is better, dashed "
+        f"where it is worse. The thick line joins the means. {shown.direction.capitalize()}.",
+        "; ".join(_wins(label, contrast, study) for label, contrast in zip(labels, measured, strict=True)),
         draw,
     )
 
 
-def _wins(contrast: ContrastResult, study: Study) -> str:
+def _wins(label: str, contrast: ContrastResult, study: Study) -> str:
     sign = 1 if study.outcome.higher_is_better else -1
     won = sum(sign * value > 0 for value in contrast.differences)
-    name = _pair(contrast, study).replace("\n", " ")
-    return f"{name}: arm better on {won} of {len(contrast.differences)} blocks"
+    return f"{_flat(label)}: arm better on {won} of {len(contrast.differences)} blocks"
+
+
+def _flat(label: str) -> str:
+    return label.replace("\n", " ")
 
 
 def _slope(axes: Axes, contrast: ContrastResult, by_name: dict[str, ArmSummary], study: Study, unit: float) -> None:
-    named = tables.labels(study)
     before = [by_name[contrast.reference].values[block] * unit for block in contrast.blocks]
     after = [by_name[contrast.arm].values[block] * unit for block in contrast.blocks]
     for start, end in zip(before, after, strict=True):
@@ -192,15 +209,7 @@ def _slope(axes: Axes, contrast: ContrastResult, by_name: dict[str, ArmSummary],
         axes.plot([0, 1], [start, end], color=colour, lw=0.8, alpha=0.8, linestyle=style)
     means = [math.fsum(values) / len(values) for values in (before, after)]
     axes.plot([0, 1], means, color=INK, lw=1.8, marker="o", ms=3.5)
-    axes.set_xticks([0, 1], ["reference", "arm"])
-    axes.set_title(
-        f"{drawing.wrap(named[contrast.arm], 19, 2)}\n− {drawing.wrap(named[contrast.reference], 17, 1)}",
-        fontsize=8,
-        color=INK,
-        loc="left",
-        pad=4,
-        linespacing=1.05,
-    )
+    axes.set_xticks([0, 1], ["ref.", "arm"])
 
 
 def paper(findings: Findings, study: Study) -> Picture | None:
@@ -210,10 +219,21 @@ def paper(findings: Findings, study: Study) -> Picture | None:
     if not pairs:
         return None
     named = tables.labels(study)
-    labels = [drawing.wrap(f"{named[p.arm]} − {named[p.reference]}, {p.dataset}", LABEL + 6) for p in pairs]
+    one_reference = len({pair.reference for pair in pairs}) == 1
+    one_dataset = len({pair.dataset for pair in pairs}) == 1
+    labels = [
+        drawing.wrap(
+            named[pair.arm]
+            + ("" if one_reference else f" {display.MINUS} {named[pair.reference]}")
+            + ("" if one_dataset else f", {pair.dataset}"),
+            LABEL + 4,
+        )
+        for pair in pairs
+    ]
+    axis = f"difference from {drawing.wrap(named[pairs[0].reference], 30, 1)}" if one_reference else "difference"
 
     def draw() -> Figure:
-        axes = _rows(labels, "difference, in the paper's unit")
+        axes = _rows(labels, f"{axis}, in the paper's unit")
         axes.axvline(0, color=INK, lw=0.8, zorder=1)
         for row, pair in enumerate(pairs):
             colour = MUTED if pair.agree is None else ARM if pair.agree else WORD["worse"]
@@ -229,7 +249,7 @@ def paper(findings: Findings, study: Study) -> Picture | None:
             bbox_to_anchor=(1, 1),
             ncols=2,
             frameon=False,
-            fontsize=8,
+            fontsize=drawing.SMALL,
             labelcolor=INK,
             handletextpad=0.2,
         )
@@ -239,19 +259,30 @@ def paper(findings: Findings, study: Study) -> Picture | None:
     return Picture(
         "paper",
         "The paper's differences and ours",
-        "Open diamonds are printed, dots measured here; a dotted line joins two of opposite sign. Not a replication: what "
-        "differs in protocol stands below.",
+        "Open diamonds are printed, dots measured here; a dotted line joins two of opposite sign. Not a replication: "
+        "what differs in protocol stands below.",
         "; ".join(
-            f"{label.replace(chr(10), ' ')}: paper {tables.signed(pair.published)}, here {tables.signed(pair.ours or 0.0)}"
+            f"{_flat(label)}: paper {tables.signed(pair.published)}, here {tables.signed(pair.ours or 0.0)}"
             for label, pair in zip(labels, pairs, strict=True)
         ),
         draw,
     )
 
 
-def _pair(contrast: ContrastResult, study: Study) -> str:
+def _names(contrasts: Sequence[ContrastResult], study: Study) -> tuple[list[str], str]:
+    """A label for each contrast, and the reference's where all have the same: then the labels name the arms only."""
     named = tables.labels(study)
-    return drawing.wrap(f"{named[contrast.arm]} − {named[contrast.reference]}", LABEL + 4)
+    references = {contrast.reference for contrast in contrasts}
+    datasets = {contrast.dataset for contrast in contrasts}
+    labels = []
+    for contrast in contrasts:
+        lines = [drawing.wrap(named[contrast.arm], LABEL, 2)]
+        if len(references) > 1:
+            lines.append(drawing.wrap(f"{display.MINUS} {named[contrast.reference]}", LABEL, 1))
+        if len(datasets) > 1:
+            lines.append(drawing.wrap(f"on {contrast.dataset or 'all data'}", LABEL, 1))
+        labels.append("\n".join(lines))
+    return labels, named[references.pop()] if len(references) == 1 else ""
 
 
 def _rows(labels: Sequence[str], axis: str, emphasised: Sequence[bool] = (), *, right_in: float = 0.15) -> Axes:
@@ -261,8 +292,8 @@ def _rows(labels: Sequence[str], axis: str, emphasised: Sequence[bool] = (), *, 
     figure = drawing.canvas(row * len(labels) + 0.72)
     axes = drawing.panel(figure, left, 0.5, drawing.WIDTH_IN - left - right_in, row * len(labels))
     drawing.row_labels(axes, labels, emphasised)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(axis, color=MUTED, fontsize=8.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_xlabel(axis, color=MUTED, fontsize=drawing.TEXT)
     for index in range(1, len(labels)):
         axes.axhline(index - 0.5, color=RULE, lw=0.4, zorder=0)
     return axes
@@ -271,4 +302,4 @@ def _rows(labels: Sequence[str], axis: str, emphasised: Sequence[bool] = (), *, 
 def _interval(axes: Axes, interval: Interval, unit: float, y: float, colour: str, marker: str) -> None:
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low * unit, interval.high * unit], [y, y], color=colour, lw=1.3, solid_capstyle="butt")
-    axes.plot(interval.estimate * unit, y, marker, color=colour, ms=5.5, mew=0)
+    axes.plot(interval.estimate * unit, y, marker, color=colour, ms=6, mec="white", mew=0.6, zorder=3)

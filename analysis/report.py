@@ -149,7 +149,7 @@ def _page(
             costs=tables.costs(facts.costs(frame, study), study),
             failures=tables.failures(facts.failures(frame, study)),
             pictures=pictures,
-            sections=_sections(findings, pictures),
+            sections=_sections(findings),
             command=command,
             made=facts.made(frame),
             provenance={str(name): str(value) for name, value in provenance.items()},
@@ -157,14 +157,13 @@ def _page(
     )
 
 
-def _sections(findings: Findings, pictures: Mapping[str, drawing.Rendered]) -> list[tuple[str, str]]:
+def _sections(findings: Findings) -> list[tuple[str, str]]:
     """Anchors and names of the sections that this report has, in order."""
     every = (
         ("arms", "Arms", True),
         ("contrasts", "Contrasts", bool(findings.contrasts)),
         ("factors", "Two factors", findings.factorial is not None),
-        ("curves", "Learning curves", "curves" in pictures),
-        ("cost", "Cost", True),
+        ("learning", "Learning and cost", True),
         ("secondary", "Other outcomes", any(arm.n for arms in findings.secondary.values() for arm in arms)),
         ("paper", "The paper", True),
         ("failures", "Failures", True),

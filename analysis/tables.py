@@ -1,13 +1,18 @@
 """Findings as tables, each number as it is shown; and the whole answer for a terminal, in Markdown and in LaTeX."""
 
+import dataclasses
+import math
 import textwrap
 from collections.abc import Sequence
+from typing import TypeVar
 
 from analysis import display, facts, typeset, wording
 from analysis.display import Quantity
-from analysis.findings import ArmSummary, Findings
+from analysis.findings import ArmSummary, ContrastResult, Findings
 from analysis.typeset import Column, Row, Table
 from search_spaces.study import Study
+
+T = TypeVar("T")
 
 
 def primary(findings: Findings, study: Study) -> Quantity:
@@ -34,7 +39,7 @@ def secondary(findings: Findings, study: Study) -> tuple[Table, ...]:
         if any(arm.n for arm in summaries):
             shown = display.quantity(outcome, summaries)
             caption = f"{shown.name} of every arm; {shown.direction}. Described, not tested."
-            tables.append(_arms(summaries, shown, study, outcome.metric, caption))
+            tables.append(dataclasses.replace(_arms(summaries, shown, study, outcome.metric, caption), notes=()))
     return tuple(tables)
 
 
@@ -65,40 +70,62 @@ def _arms(summaries: Sequence[ArmSummary], shown: Quantity, study: Study, name: 
 
 
 def contrasts(findings: Findings, study: Study) -> Table:
-    """Every declared contrast: difference, interval, corrected p, verdict."""
+    """Every declared contrast: difference, interval, the corrected p its verdict rests on, verdict."""
     shown = primary(findings, study)
     named = labels(study)
     level = display.percent(findings.contrasts[0].interval.level) if findings.contrasts else "95%"
-    columns = (
-        Column("arm", "left"),
-        Column("against", "left"),
-        Column("claim", "left"),
-        Column("n"),
-        Column(f"difference ({shown.step})" if shown.step else "difference"),
-        Column(f"{level} interval"),
-        Column("p"),
-        Column("p corrected"),
-        Column("verdict", "left"),
-    )
-    rows = tuple(
-        Row(
-            (
-                named[contrast.arm],
-                named[contrast.reference],
-                wording.claim(contrast, shown),
-                str(len(contrast.blocks)),
-                shown.difference(contrast.interval.estimate),
-                shown.interval(contrast.interval, signed=True),
-                display.p_value(contrast.p),
-                display.p_value(contrast.p_adjusted),
-                f"{display.SYMBOL[contrast.verdict.word]} {contrast.verdict.word}",
-            ),
-            contrast.verdict.word,
+    step = f" ({shown.step})" if shown.step else ""
+    references = {contrast.reference for contrast in findings.contrasts}
+    datasets = any(contrast.dataset for contrast in findings.contrasts)
+    margins = any(contrast.margin is not None for contrast in findings.contrasts)
+
+    def chosen(every: dict[str, T]) -> tuple[T, ...]:
+        left_out = {
+            name
+            for name, kept in (
+                ("against", len(references) > 1),
+                ("data", datasets),
+                ("margin", margins),
+                ("p, equivalence", margins),
+            )
+            if not kept
+        }
+        return tuple(value for name, value in every.items() if name not in left_out)
+
+    words = ("arm", "against", "data", "claim", "verdict")
+    heads = [*words[:4], "margin", "n", f"difference{step}", f"{level} interval", "p, difference", "p, equivalence"]
+    columns = {head: Column(head, "left" if head in words else "right") for head in [*heads, "verdict"]}
+
+    def cells(contrast: ContrastResult) -> dict[str, str]:
+        p_difference, p_equivalence = deciding(contrast)
+        texts = (
+            named[contrast.arm],
+            named[contrast.reference],
+            contrast.dataset or "all",
+            contrast.claim,
+            display.MISSING if contrast.margin is None else f"±{shown.margin(contrast.margin)}",
+            str(len(contrast.blocks)),
+            shown.difference(contrast.interval.estimate),
+            shown.interval(contrast.interval, signed=True),
+            display.p_value(p_difference),
+            display.p_value(p_equivalence),
+            f"{display.SYMBOL[contrast.verdict.word]} {contrast.verdict.word}",
         )
-        for contrast in findings.contrasts
-    )
-    caption = f"Paired differences in {shown.label}, arm minus reference, over shared blocks; {shown.direction}."
-    return Table("contrasts", caption, columns, rows)
+        return dict(zip(columns, texts, strict=True))
+
+    found = tuple(Row(chosen(cells(contrast)), contrast.verdict.word) for contrast in findings.contrasts)
+    reference = f"arm minus {named[references.pop()]}" if len(references) == 1 else "arm minus reference"
+    corrected = "" if study.correction == "none" else "; p corrected"
+    caption = f"Paired differences in {shown.label}, {reference}, over shared blocks{corrected}; {shown.direction}."
+    return Table("contrasts", caption, chosen(columns), found)
+
+
+def deciding(contrast: ContrastResult) -> tuple[float, float]:
+    """The corrected p of difference and of equivalence that the verdict rests on; NaN where one was not asked for."""
+    other = contrast.other_p
+    if contrast.claim == "equivalence":
+        return other.get("difference (corrected)", math.nan), contrast.p_adjusted
+    return contrast.p_adjusted, other.get("equivalence (corrected)", math.nan)
 
 
 def blocks(findings: Findings, study: Study) -> Table:
@@ -212,13 +239,17 @@ def published(findings: Findings, study: Study) -> Table | None:
         Column("n"),
         Column("printed in", "left"),
     )
+    decimals = {
+        metric: max(_decimals(row.published) for row in findings.agreement.rows if row.metric == metric)
+        for metric in {row.metric for row in findings.agreement.rows}
+    }
     found = tuple(
         Row(
             (
                 named.get(row.arm, row.arm),
                 row.dataset,
                 row.metric,
-                f"{row.published:.6g}",
+                f"{row.published:.{decimals[row.metric]}f}",
                 "not run" if row.ours is None else display.fixed(row.ours, 2),
                 str(row.n),
                 row.where,
@@ -227,6 +258,11 @@ def published(findings: Findings, study: Study) -> Table | None:
         for row in findings.agreement.rows
     )
     return Table("published", "The paper's numbers beside ours, in the paper's unit.", columns, found)
+
+
+def _decimals(printed: float) -> int:
+    """Decimals that a printed number has, at most 6."""
+    return len(f"{printed:.6f}".rstrip("0").partition(".")[2])
 
 
 def published_contrasts(findings: Findings, study: Study) -> Table | None:

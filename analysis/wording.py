@@ -26,14 +26,28 @@ CORRECTION = {
 def headline(findings: Findings, study: Study) -> str:
     """The answer in one sentence."""
     finished, wanted = progress(findings)
-    so_far = f"So far, with {finished} of {wanted} runs done: " if finished < wanted else ""
+    so_far = _so_far(findings)
     if not finished:
         return f"Nothing to say yet: none of {wanted} runs is done."
     if not findings.contrasts:
-        return f"{so_far}no comparison was declared for this study, so this page describes and decides nothing."
+        return _sentence(f"{so_far}no comparison was declared for this study, so nothing is decided.")
     if len(findings.contrasts) == 1 and findings.contrasts[0].verdict.sentence:
         return so_far + findings.contrasts[0].verdict.sentence
-    return so_far + "; ".join(_against(findings, study)) + "."
+    return _sentence(so_far + "; ".join(_against(findings, study)) + ".")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _so_far(findings: Findings) -> str:
+    """What the answer lacks: runs that failed or are still to come."""
+    failed = sum(len(arm.failed) for arm in findings.arms)
+    pending = sum(len(arm.pending) for arm in findings.arms)
+    wanted = progress(findings)[1]
+    if pending:
+        return f"So far, with {pending} of {wanted} runs to come" + (f" and {failed} failed: " if failed else ": ")
+    return f"With {failed} of {wanted} runs failed: " if failed else ""
 
 
 def _against(findings: Findings, study: Study) -> list[str]:
@@ -50,8 +64,7 @@ def _against(findings: Findings, study: Study) -> list[str]:
             if found
         ]
         clauses.append(f"against {named[reference]}, " + ", ".join(parts))
-    first = clauses[0]
-    return [first[0].upper() + first[1:], *clauses[1:]]
+    return clauses
 
 
 def _word(word: Word, found: list[ContrastResult], shown: Quantity) -> str:
@@ -73,15 +86,6 @@ def missing(arm: ArmSummary) -> str:
     if arm.pending:
         parts.append(f"{len(arm.pending)} not run yet: {', '.join(arm.pending)}")
     return f"{arm.label}: " + "; ".join(parts) + "."
-
-
-def claim(contrast: ContrastResult, shown: Quantity) -> str:
-    """What the contrast was declared to show, with its margin."""
-    if contrast.claim == "equivalence" and contrast.margin is not None:
-        return f"equivalence (±{shown.margin(contrast.margin)})"
-    if contrast.margin is not None:
-        return f"difference (±{shown.margin(contrast.margin)})"
-    return "difference"
 
 
 def tests(findings: Findings, study: Study) -> str:
@@ -110,7 +114,8 @@ def scale_note(findings: Findings, study: Study) -> str:
     """What the scale can and can't say."""
     scale = facts.size(study, findings.scale)
     if scale is None:
-        return f"Scale: {findings.scale}, which the study no longer has. This is not a replication of {study.source.paper}."
+        gone = f"Scale: {findings.scale}, which the study no longer has."
+        return f"{gone} This is not a replication of {study.source.paper}."
     note = f" {scale.note}" if scale.note else ""
     if scale.name == "paper":
         return f"Scale: paper, the protocol of {study.source.paper}.{note}"
