@@ -49,6 +49,8 @@ class Record:
     host: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Flat: commit, dirty, code_digest, data_digest, device, threads, versions."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know, for example that a corrupt checkpoint was found and from where training went on."""
 
 
 @dataclass
@@ -144,10 +146,12 @@ def note(entries: dict[str, Entry], line: Mapping[str, Any]) -> None:
         entry.attempts += 1
         entry.started = line["time"]
     elif line["kind"] == "epochs":
-        entry.progress.extend(line["epochs"])
+        # After a resume epochs repeat from the last checkpoint on.
+        first = line["epochs"][0]["epoch"]
+        entry.progress = [epoch for epoch in entry.progress if epoch["epoch"] < first] + list(line["epochs"])
     elif line["kind"] == "ended":
         record = line["record"]
-        entry.record = Record(**(record | {"epochs": tuple(record["epochs"])}))
+        entry.record = Record(**(record | {"epochs": tuple(record["epochs"]), "notes": tuple(record.get("notes", ()))}))
 
 
 def launched(home: Home, sweep: str) -> dict[str, Any] | None:

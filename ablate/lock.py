@@ -1,0 +1,46 @@
+"""Exclusive holds on files: one driver a sweep, one worker a trial. The kernel drops them with the process, however it dies."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Locked(RuntimeError):
+    """Somebody else holds the file. `holder` is what they wrote into it, or empty."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path.name} is held by {holder or 'another process'}")
+        self.holder = holder
+
+
+@contextmanager
+def hold(path: Path, holder: str = "", *, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds `path` exclusively within the block, and writes `holder` into it for others to read.
+
+    Raises:
+        Locked: still held by another process after `wait_s` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _take(descriptor, path, time.monotonic() + wait_s)
+        if holder:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise Locked(path, path.read_text(errors="replace").strip()) from None
+            time.sleep(0.05)

@@ -1,0 +1,321 @@
+"""Run one trial: data, method, epochs, checkpoints, end. Imports no framework; torch comes with the method.
+
+The same generator runs in the driver's process (`--local`) and in Ray's: whoever pulls it decides when.
+"""
+
+import math
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ablate import checkpoint
+from ablate.checkpoint import Checkpoint
+from ablate.home import Home
+from ablate.lock import Locked, hold
+from ablate.log import Record
+from ablate.plan import Trial
+from ablate.provenance import combined
+from trainables.config import from_plain
+from trainables.protocol import Diverged, Epoch, Method, Needed
+
+CHECKPOINT_EVERY_S = 1.0
+"""Epochs that follow each other faster are checkpointed together: resuming from any of them gives the same bits."""
+CHECKPOINT_SHARE = 0.1
+"""And a checkpoint waits until training has taken this many times longer than writing the last one did: 1 / share."""
+LOCK_WAIT_S = 5.0
+"""A worker whose driver was killed lets go of its trial within about a second."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every trial of a sweep. Nothing here changes a number beyond what the design allows."""
+
+    home: Home
+    data: Path | None = None
+    download: bool = True
+    device: str = "cpu"
+    threads: int = 1
+    origin: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Of the sweep; a record adds what only the worker knows: data_digest, device, threads."""
+    code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Method -> file -> digest of what its numbers depend on (`provenance.code_digests`)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Epochs of a trial that came to an end since the last one."""
+
+    trial: str
+    epochs: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Trials that one worker runs one after another: a single long one, or several short ones."""
+
+    number: int
+    trials: tuple[tuple[Trial, int], ...]
+    """With the number of the attempt that this is, from 1."""
+    budget_s: float = math.inf
+    """What was not begun by then is handed back, so that no worker waits for another's leftovers."""
+
+
+@dataclass(frozen=True)
+class Began:
+    """A trial was taken up."""
+
+    trial: str
+
+
+@dataclass(frozen=True)
+class Back:
+    """Trials handed back as they were: not begun, or (`busy`) held by another sweep's worker."""
+
+    trials: tuple[str, ...]
+    busy: bool = False
+
+
+Message = Began | Progress | Record | Back
+"""What a worker tells its driver."""
+
+
+def play(hand: Hand, job: Job) -> Iterator[Message]:
+    """Runs the hand's trials in order. Closing the generator leaves the current one resumable."""
+    begun = time.perf_counter()
+    for position, (trial, attempt) in enumerate(hand.trials):
+        if position and time.perf_counter() - begun > hand.budget_s:
+            yield Back(tuple(trial.id for trial, _ in hand.trials[position:]))
+            return
+        try:
+            yield Began(trial.id)
+            yield from run_trial(trial, job, attempt)
+        except Locked:
+            yield Back((trial.id,), busy=True)
+
+
+def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | Record]:
+    """Trains `trial` from its last checkpoint on, or adopts its end; yields progress, and its record last.
+
+    Closing the generator leaves the trial resumable and lets go of it.
+
+    Raises:
+        lock.Locked: another process trains this trial.
+    """
+    folder = job.home.trial(trial.id)
+    with hold(folder / "lock", wait_s=LOCK_WAIT_S):
+        found = checkpoint.ended(folder, trial.id)
+        if found is not None:
+            yield found
+            return
+        yield from _Run(trial, job, attempt, folder).steps()
+
+
+class _Run:
+    """One attempt at a trial, the trial's folder held."""
+
+    def __init__(self, trial: Trial, job: Job, attempt: int, folder: Path) -> None:
+        self.trial, self.job, self.attempt, self.folder = trial, job, attempt, folder
+        self.last: Checkpoint | None = None
+        self.notes: tuple[str, ...] = ()
+        self.epochs: list[Mapping[str, Any]] = []
+        self.started, self.begun = time.time(), time.perf_counter()
+        self.before_s = 0.0
+        code = job.code.get(trial.method, {})
+        self.provenance: dict[str, Any] = dict(job.provenance) | {"device": job.device, "threads": job.threads}
+        self.provenance |= {"data_digest": "", "code_digest": combined(code)}
+        self.provenance |= {f"code/{file}": digest for file, digest in code.items()}
+
+    def steps(self) -> Iterator[Progress | Record]:
+        try:
+            for epoch in self._trained():
+                yield Progress(self.trial.id, (epoch,))
+            record = self._record("done")
+        except Exception as error:  # whatever a method raises is this trial's result, and the sweep goes on
+            record = self._record("failed", reason_of(error), "".join(traceback.format_exception(error)))
+        if record.reason != "out_of_memory":
+            checkpoint.finish(self.folder, record)
+        yield record
+
+    def _trained(self) -> Iterator[Mapping[str, Any]]:
+        """Epochs as the record stores them, those of earlier attempts not repeated."""
+        method = _method(self.trial.method, self.job.origin)
+        config = from_plain(method.config, self._placed())
+        data = _opened(self.job.home.data, self.job.data, self.job.download, tuple(sorted(self.trial.data.items())))
+        self.provenance["data_digest"] = data.digest
+        self._continue()
+        needs = {name: _final_state(self.job.home, ident) for name, ident in self.trial.needs.items()}
+        with _threads(self.job.threads):
+            length = getattr(config, "epochs", None)
+            while True:
+                training = method.train(
+                    config, data, seed=self.trial.seed, device=self.job.device, resume=self._resume(), **needs
+                )
+                yield from self._epochs(training, length if isinstance(length, int) else 0)
+                if self.epochs and self.last and self.last.epochs[-1]["epoch"] == self.epochs[-1]["epoch"]:
+                    return
+                if not self.epochs:
+                    raise RuntimeError(f"method {self.trial.method!r} yielded no epoch")
+                # It stopped before config.epochs, at an epoch whose state was not captured: go there once more.
+                self.epochs, length = list(self.last.epochs) if self.last else [], None
+
+    def _continue(self) -> None:
+        """Takes up the last checkpoint, unless it was made by other code or on other data."""
+        found, self.notes = checkpoint.load(self.folder, self.trial.id)
+        if found is None:
+            return
+        for name, now in self._basis().items():
+            before = found.basis.get(name, "")
+            if before != now and name in ("code", "data"):
+                self.notes = (*found.notes, f"the {name} changed since the last checkpoint; trained from the start")
+                return
+            if before != now:
+                found = replace(found, notes=(*found.notes, f"continued on {name} {now}, begun on {before}"))
+        self.last, self.notes = found, found.notes
+        self.epochs, self.started, self.before_s = list(found.epochs), found.started, found.seconds
+
+    def _basis(self) -> dict[str, str]:
+        """What the bits of a trial rest on, beyond its identity."""
+        names = {"code": "code_digest", "data": "data_digest", "device": "device", "threads": "threads"}
+        return {name: str(self.provenance[key]) for name, key in names.items()}
+
+    def _epochs(self, training: Iterator[Epoch], length: int | None) -> Iterator[Mapping[str, Any]]:
+        """Pulls epochs and checkpoints them: all, or with a known `length` by the two rules at the top and at the end."""
+        saved_at, write_s = time.perf_counter(), 0.0
+        lap = saved_at
+        for epoch in training:
+            now = time.perf_counter()
+            row = {"epoch": epoch.index, "seconds": now - lap, "metrics": _finite(epoch)}
+            self.epochs.append(row)
+            wait_s = max(CHECKPOINT_EVERY_S, write_s / CHECKPOINT_SHARE)
+            if not length or epoch.index >= length or now - saved_at >= wait_s:
+                self._save(epoch)
+                saved_at = time.perf_counter()
+                write_s = saved_at - now
+            yield row
+            lap = time.perf_counter()
+
+    def _save(self, epoch: Epoch) -> None:
+        seconds = self.before_s + time.perf_counter() - self.begun
+        state = epoch.state()
+        self.last = Checkpoint(
+            self.trial.id, tuple(self.epochs), seconds, self.started, state, self._basis(), self.notes
+        )
+        checkpoint.save(self.folder, self.last)
+
+    def _resume(self) -> Mapping[str, Any] | None:
+        return self.last.state if self.last else None
+
+    def _placed(self) -> dict[str, Any]:
+        """The config with what it needs named as the method's own types name it."""
+        config = dict(self.trial.config)
+        for name, ident in self.trial.needs.items():
+            other = checkpoint.ended(self.job.home.trial(ident), ident)
+            if other is None:
+                raise NeedMissing(f"{name} needs trial {ident}, whose end is not in the home")
+            config[name] = Needed(other.method, other.config)
+        return config
+
+    def _record(self, state: str, reason: str = "", error: str = "") -> Record:
+        trial = self.trial
+        return Record(
+            trial=trial.id,
+            method=trial.method,
+            config=trial.config,
+            data=trial.data,
+            seed=trial.seed,
+            state=state,  # type: ignore[arg-type]
+            reason=reason,
+            error=error,
+            epochs=tuple(self.epochs),
+            attempts=self.attempt,
+            seconds=self.before_s + time.perf_counter() - self.begun,
+            started=self.started,
+            ended=time.time(),
+            host=socket.gethostname(),
+            provenance=self.provenance,
+            notes=self.notes,
+        )
+
+
+class NeedMissing(RuntimeError):
+    """The end or the final state of a trial that this one needs is gone from the home."""
+
+
+class NotFinite(RuntimeError):
+    """A metric, not a loss, that is no number: the method measures something undefined."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a trial failed, as the record says it: diverged, out_of_memory, need or error."""
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, NeedMissing):
+        return "need"
+    words = str(error).lower()
+    memory = "out of memory" in words or "can't allocate memory" in words or "cannot allocate memory" in words
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or memory:
+        return "out_of_memory"
+    return "error"
+
+
+@lru_cache(maxsize=32)
+def _method(name: str, origin: str) -> Method:
+    from trainables import catalogue
+
+    return catalogue.find(name, origin)
+
+
+@lru_cache(maxsize=4)
+def _opened(cache: Path, source: Path | None, download: bool, data: tuple[tuple[str, Any], ...]) -> Any:
+    """The data of a trial, kept open for the process's next ones; its arrays are mapped, not copied."""
+    from trainables.datasets import DataSpec, open_data
+
+    return open_data(DataSpec(**dict(data)), cache=cache, source=source, download=download)
+
+
+def _final_state(home: Home, ident: str) -> Mapping[str, Any]:
+    found, notes = checkpoint.load(home.trial(ident), ident)
+    if found is None:
+        raise NeedMissing(f"the final state of needed trial {ident} is gone. {' '.join(notes)}".rstrip())
+    return found.state
+
+
+def _finite(epoch: Epoch) -> dict[str, float]:
+    """The epoch's metrics as floats.
+
+    Raises:
+        Diverged: a loss is not finite.
+        NotFinite: another metric is not.
+    """
+    metrics = {name: float(value) for name, value in epoch.metrics.items()}
+    wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    losses = [name for name in wrong if name.startswith("loss")]
+    if losses:
+        raise Diverged(f"{losses[0]} is {wrong[losses[0]]} in epoch {epoch.index}")
+    for name, value in wrong.items():
+        raise NotFinite(f"{name} is {value} in epoch {epoch.index}; a method must leave out what it cannot measure")
+    return metrics
+
+
+class _threads:
+    """Sets torch's threads within the block, and gives the process its own back: sums depend on how many add them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        torch = sys.modules.get("torch")
+        self.before = torch.get_num_threads() if torch else None
+        if torch and self.before != self.count:
+            torch.set_num_threads(self.count)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.before is not None and self.before != self.count:
+            sys.modules["torch"].set_num_threads(self.before)

@@ -1,0 +1,117 @@
+"""Studies for the tests of the orchestrator: a method without a network, quick, and with all its chance in its state.
+
+`walk` is a random walk; its generator's state travels in the checkpoint, so that a run resumed wrongly shows at once.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search_spaces.study import Arm, Block, Contrast, Outcome, Scale, Source, Study
+from trainables.config import check_types
+from trainables.protocol import Epoch, Method, Needed, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    epochs: int = 5
+    drift: float = 0.0
+    pause: float = 0.0
+    """Seconds of sleep an epoch."""
+    fail: str = ""
+    """How to fail in epoch 2: '' | error | diverge | memory | metric | kill."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+def train(config: Walk, data: Any, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
+    random = np.random.default_rng(seed)
+    state: State = {"epoch": 0, "place": float(data.train.labels[0]), "random": random.bit_generator.state}
+    if resume is not None:
+        state = resume
+        random.bit_generator.state = state["random"]
+    place = state["place"]
+    for index in range(state["epoch"] + 1, config.epochs + 1):
+        time.sleep(config.pause)
+        place += config.drift + float(random.normal())
+        metrics = {"auroc": place, "loss": abs(place)}
+        if index == 2 and config.fail:
+            metrics |= _failure(config.fail)
+        yield Epoch(index, metrics, lambda at=index: _state(at, place, random))
+
+
+def _state(index: int, place: float, random: np.random.Generator) -> State:
+    return {"epoch": index, "place": place, "random": random.bit_generator.state}
+
+
+def _failure(how: str) -> dict[str, float]:
+    if how == "error":
+        raise ValueError("a bug of the method")
+    if how == "memory":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if how == "kill":
+        os.kill(os.getpid(), 9)
+    return {"loss": float("nan")} if how == "diverge" else {"auroc": float("inf")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """An evaluation of another trial's final place."""
+
+    network: Needed
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+def score(
+    config: Score, data: Any, *, seed: int, device: str, resume: State | None = None, network: State | None = None
+) -> Iterator[Epoch]:
+    assert network is not None
+    if resume is None:
+        yield Epoch(1, {"auroc": network["place"] * config.scale}, dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing:
+    value: float = 0.0
+
+
+def nothing(config: Nothing, data: Any, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
+    if resume is None:
+        yield Epoch(1, {"auroc": config.value}, dict)
+
+
+METHODS = {"walk": Method(train, Walk), "score": Method(score, Score), "nothing": Method(nothing, Nothing)}
+
+
+def study(name: str, arms: dict[str, Any], blocks: int, method: str = "walk", **more: Any) -> Study:
+    """A study of those arms, the first the baseline, over so many seeds."""
+    scale = Scale(name="smoke", blocks=tuple(Block(dataset="digits", seed=seed) for seed in range(blocks)))
+    return Study(
+        name=name,
+        question="Where does a drunkard get?",
+        source=Source(paper="none", where="tests"),
+        method=method,
+        arms=tuple(
+            Arm(name=key, config=value, method="score" if isinstance(value, Score) else method)
+            for key, value in arms.items()
+        ),
+        baseline=next(iter(arms)),
+        scales=(scale,),
+        outcome=Outcome(metric="auroc", label="place"),
+        contrasts=tuple(Contrast(arm=key, reference=next(iter(arms))) for key in list(arms)[1:]),
+        origin=__file__,
+        **more,
+    )
+
+
+walk = study("walk", {"still": Walk(), "right": Walk(drift=1.0)}, blocks=3)
+kills = study("kills", {f"d{k}": Walk(drift=0.1 * k, epochs=6, pause=0.02) for k in range(8)}, blocks=25)
+trivial = study("trivial", {f"v{k}": Nothing(value=float(k)) for k in range(10)}, blocks=100, method="nothing")
