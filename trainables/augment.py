@@ -281,7 +281,8 @@ def gray(x_BCHW: Tensor) -> Tensor:
     if x_BCHW.shape[1] == 1:
         return x_BCHW
     r, g, b = x_BCHW.split(1, dim=1)
-    return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
+    gray_B1HW: Tensor = (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
+    return gray_B1HW
 
 
 def shift_hue(x_BCHW: Tensor, turns_B: Tensor) -> Tensor:

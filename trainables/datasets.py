@@ -294,8 +294,8 @@ def _explained(cache: Path) -> Iterator[None]:
                 f"{place} cannot be read: {reason}. Make the data readable, or give another folder."
             ) from None
         raise DataError(
-            f"Decoded data cannot be kept in {cache}: {place.name}: {reason}. Give a home that can be written, with room "
-            "for the arrays, by --home or ABLATE_HOME."
+            f"Decoded data cannot be kept in {cache}: {place.name}: {reason}. Give a home that can be written, with "
+            "room for the arrays, by --home or ABLATE_HOME."
         ) from None
 
 
