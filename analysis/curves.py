@@ -142,8 +142,8 @@ def cost(frame: Frame, findings: Findings, study: Study) -> Picture | None:
     return Picture(
         "cost",
         f"Cost beside {shown.label}",
-        "Left: mean with its interval. Right: mean cost of a finished run, from the cheapest to the dearest. Times depend "
-        "on the machine and on what else ran there.",
+        "Left: mean with its interval. Right: mean cost of a finished run, from the cheapest to the dearest. "
+        "Times depend on the machine and on what else ran there.",
         "; ".join(
             f"{named[entry.arm]}: {facts.COSTS[entry.kind][0]} "
             + (

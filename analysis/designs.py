@@ -64,7 +64,7 @@ def groups(means: list[float], critical: float) -> list[tuple[int, int]]:
 
 def _place(rank: float, count: int) -> float:
     """Inches from the left of a rank: 1 at the left end of the line."""
-    left, right = 1.45, drawing.WIDTH_IN - 1.45
+    left, right = 1.7, drawing.WIDTH_IN - 1.7
     return left + (right - left) * (rank - 1) / max(count - 1, 1)
 
 
@@ -89,10 +89,10 @@ def _rank_names(axes: Axes, arms: list[tuple[str, float]], top: float, half: int
     for index, (label, mean) in enumerate(arms):
         left = index < half
         y = top + 0.24 * ((index if left else len(arms) - 1 - index) + 0.5)
-        x, edge = _place(mean, len(arms)), 1.35 if left else drawing.WIDTH_IN - 1.35
+        x, edge = _place(mean, len(arms)), 1.6 if left else drawing.WIDTH_IN - 1.6
         axes.plot([x, x, edge], [0.5, y, y], color=RULE, lw=0.8, zorder=0)
         axes.plot([x], [0.5], "o", color=INK, ms=3)
-        text = f"{drawing.wrap(label, 18, 1)} {display.fixed(mean, 2)}"
+        text = f"{drawing.wrap(label, 14, 1)} {display.fixed(mean, 2)}"
         axes.text(edge - 0.05 if left else edge + 0.05, y, text, ha="right" if left else "left", va="center", color=INK)
 
 

@@ -45,12 +45,12 @@ def arms(findings: Findings, study: Study) -> Picture | None:
     labels = [drawing.wrap(arm.label, LABEL) for arm in measured]
 
     def draw() -> Figure:
-        axes = _rows(labels, shown.name, [arm.arm == study.baseline for arm in measured])
+        axes = row_axes(labels, shown.name, [arm.arm == study.baseline for arm in measured])
         for row, arm in enumerate(measured):
             colour = MUTED if arm.arm == study.baseline else ARM
             values = [value * shown.unit for value in arm.values.values() if math.isfinite(value)]
             axes.plot(values, [row + 0.17] * len(values), "|", color=colour, alpha=0.75, ms=6, mew=1)
-            _interval(axes, arm.mean, shown.unit, row - 0.12, colour, "o")
+            draw_interval(axes, arm.mean, shown.unit, row - 0.12, colour, "o")
             if arm.arm == study.baseline and math.isfinite(arm.mean.estimate):
                 axes.axvline(arm.mean.estimate * shown.unit, color=RULE, lw=0.8, dashes=(3, 2), zorder=0)
         axes.margins(x=0.04)
@@ -88,7 +88,7 @@ def differences(findings: Findings, study: Study) -> Picture | None:
     )
 
     def draw() -> Figure:
-        axes = _rows(labels, axis, right_in=1.12)
+        axes = row_axes(labels, axis, right_in=1.12)
         axes.axvline(0, color=INK, lw=0.8, zorder=1)
         for row, contrast in enumerate(measured):
             _difference(axes, row, contrast, shown.unit)
@@ -123,7 +123,7 @@ def _difference(axes: Axes, row: int, contrast: ContrastResult, unit: float) -> 
         axes.fill_between([-wide, wide], row - 0.42, row + 0.42, color=BAND, lw=0, zorder=0)
     values = [value * unit for value in contrast.differences]
     axes.plot(values, [row + 0.19] * len(values), "|", color=MUTED, alpha=0.8, ms=6, mew=1)
-    _interval(axes, contrast.interval, unit, row - 0.12, WORD[word], MARKER[word])
+    draw_interval(axes, contrast.interval, unit, row - 0.12, WORD[word], MARKER[word])
     inner = contrast.intervals.get("tost")
     if inner is not None and math.isfinite(inner.low) and math.isfinite(inner.high):
         axes.plot(
@@ -233,7 +233,7 @@ def paper(findings: Findings, study: Study) -> Picture | None:
     axis = f"difference from {drawing.wrap(named[pairs[0].reference], 30, 1)}" if one_reference else "difference"
 
     def draw() -> Figure:
-        axes = _rows(labels, f"{axis}, in the paper's unit")
+        axes = row_axes(labels, f"{axis}, in the paper's unit", head_in=0.3)
         axes.axvline(0, color=INK, lw=0.8, zorder=1)
         for row, pair in enumerate(pairs):
             colour = MUTED if pair.agree is None else ARM if pair.agree else WORD["worse"]
@@ -285,11 +285,19 @@ def _names(contrasts: Sequence[ContrastResult], study: Study) -> tuple[list[str]
     return labels, named[references.pop()] if len(references) == 1 else ""
 
 
-def _rows(labels: Sequence[str], axis: str, emphasised: Sequence[bool] = (), *, right_in: float = 0.15) -> Axes:
-    """Axes with a labelled row each, and a named horizontal axis."""
+def row_axes(
+    labels: Sequence[str],
+    axis: str,
+    emphasised: Sequence[bool] = (),
+    *,
+    right_in: float = 0.15,
+    head_in: float = 0.12,
+    least_in: float = 0.3,
+) -> Axes:
+    """Axes with a labelled row each, at least `least_in` high, and a named horizontal axis."""
     left = drawing.label_width_in(labels)
-    row = drawing.label_height_in(labels)
-    figure = drawing.canvas(row * len(labels) + 0.72)
+    row = drawing.label_height_in(labels, least_in)
+    figure = drawing.canvas(row * len(labels) + 0.5 + head_in)
     axes = drawing.panel(figure, left, 0.5, drawing.WIDTH_IN - left - right_in, row * len(labels))
     drawing.row_labels(axes, labels, emphasised)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -299,7 +307,8 @@ def _rows(labels: Sequence[str], axis: str, emphasised: Sequence[bool] = (), *, 
     return axes
 
 
-def _interval(axes: Axes, interval: Interval, unit: float, y: float, colour: str, marker: str) -> None:
+def draw_interval(axes: Axes, interval: Interval, unit: float, y: float, colour: str, marker: str) -> None:
+    """The estimate as a marker on its interval, at height `y`; the interval alone is left out where it is not finite."""
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low * unit, interval.high * unit], [y, y], color=colour, lw=1.3, solid_capstyle="butt")
     axes.plot(interval.estimate * unit, y, marker, color=colour, ms=6, mec="white", mew=0.6, zorder=3)

@@ -57,8 +57,8 @@ def write(
         if stale.stem not in pictures and stale.suffix in (".svg", ".png"):
             stale.unlink()
     for name, picture in pictures.items():
-        _replace(folder / "figures" / f"{name}.svg", picture.svg)
-        _replace(folder / "figures" / f"{name}.png", picture.png)
+        replace(folder / "figures" / f"{name}.svg", picture.svg)
+        replace(folder / "figures" / f"{name}.png", picture.png)
     records = tidy.records(findings, study)
     files: dict[str, str | bytes] = {
         "table.md": tables.markdown(findings, study),
@@ -70,7 +70,7 @@ def write(
         FILE: _page(frame, study, findings, pictures, command, provenance),
     }
     for name, content in files.items():
-        _replace(folder / name, content)
+        replace(folder / name, content)
     return folder / FILE
 
 
@@ -89,8 +89,8 @@ def _jsonable(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _replace(path: Path, content: str | bytes) -> None:
-    """Writes the file whole or not at all."""
+def replace(path: Path, content: str | bytes) -> None:
+    """Writes the file whole or not at all: a reader never sees half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)

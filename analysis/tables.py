@@ -79,22 +79,23 @@ def contrasts(findings: Findings, study: Study) -> Table:
     datasets = any(contrast.dataset for contrast in findings.contrasts)
     margins = any(contrast.margin is not None for contrast in findings.contrasts)
 
-    def chosen(every: dict[str, T]) -> tuple[T, ...]:
-        left_out = {
-            name
-            for name, kept in (
-                ("against", len(references) > 1),
-                ("data", datasets),
-                ("margin", margins),
-                ("p, equivalence", margins),
-            )
-            if not kept
-        }
-        return tuple(value for name, value in every.items() if name not in left_out)
+    kept = {"against": len(references) > 1, "data": datasets, "margin": margins, "p, equivalence": margins}
 
-    words = ("arm", "against", "data", "claim", "verdict")
-    heads = [*words[:4], "margin", "n", f"difference{step}", f"{level} interval", "p, difference", "p, equivalence"]
-    columns = {head: Column(head, "left" if head in words else "right") for head in [*heads, "verdict"]}
+    def chosen(every: dict[str, T]) -> tuple[T, ...]:
+        return tuple(value for head, value in every.items() if kept.get(head, True))
+
+    words = ("arm", "against", "data", "verdict", "claim")
+    heads = (
+        *words[:4],
+        f"difference{step}",
+        f"{level} interval",
+        "p, difference",
+        "p, equivalence",
+        "n",
+        "claim",
+        "margin",
+    )
+    columns = {head: Column(head, "left" if head in words else "right") for head in heads}
 
     def cells(contrast: ContrastResult) -> dict[str, str]:
         p_difference, p_equivalence = deciding(contrast)
@@ -102,14 +103,14 @@ def contrasts(findings: Findings, study: Study) -> Table:
             named[contrast.arm],
             named[contrast.reference],
             contrast.dataset or "all",
-            contrast.claim,
-            display.MISSING if contrast.margin is None else f"±{shown.margin(contrast.margin)}",
-            str(len(contrast.blocks)),
+            f"{display.SYMBOL[contrast.verdict.word]} {contrast.verdict.word}",
             shown.difference(contrast.interval.estimate),
             shown.interval(contrast.interval, signed=True),
             display.p_value(p_difference),
             display.p_value(p_equivalence),
-            f"{display.SYMBOL[contrast.verdict.word]} {contrast.verdict.word}",
+            str(len(contrast.blocks)),
+            contrast.claim,
+            display.MISSING if contrast.margin is None else f"±{shown.margin(contrast.margin)}",
         )
         return dict(zip(columns, texts, strict=True))
 
