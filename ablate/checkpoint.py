@@ -55,7 +55,6 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     if current.exists():
         current.replace(folder / PREVIOUS)
     written.replace(current)
-    _sync_folder(folder)
 
 
 def load(folder: Path, trial: str) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -78,9 +77,12 @@ def load(folder: Path, trial: str) -> tuple[Checkpoint | None, tuple[str, ...]]:
     return None, tuple(notes)
 
 
-def finish(folder: Path, record: Record) -> None:
-    """Notes the trial's end in its folder, for a driver that died before it could log it."""
-    body = json.dumps(asdict(record), separators=(",", ":")).encode()
+def finish(folder: Path, record: Record, *, stateless: bool) -> None:
+    """Notes the trial's end in its folder, for a driver that died before it could log it.
+
+    `stateless`: the method captured nothing, so there is no last state beside it, and none is missing.
+    """
+    body = json.dumps({"stateless": stateless, "record": asdict(record)}, separators=(",", ":")).encode()
     # Not synced: after a loss of power the digest shows what is missing, and the trial continues from its last state.
     _write_beside(folder / END, body, b"", sync=False).replace(folder / END)
     (folder / PREVIOUS).unlink(missing_ok=True)
@@ -88,17 +90,40 @@ def finish(folder: Path, record: Record) -> None:
 
 def ended(folder: Path, trial: str) -> Record | None:
     """The end noted in the folder, if it is whole and of this schema."""
-    try:
-        fields = json.loads(_read(folder / END))
-        record = Record(**(fields | {"epochs": tuple(fields["epochs"]), "notes": tuple(fields["notes"])}))
-    except (OSError, Corrupt, ValueError, TypeError, KeyError):
+    found = _read_end(folder)
+    if found is None:
         return None
+    fields = found["record"]
+    record = Record(**(fields | {"epochs": tuple(fields["epochs"]), "notes": tuple(fields["notes"])}))
     return record if record.trial == trial else None
+
+
+def final_state(folder: Path, trial: str) -> Mapping[str, Any] | None:
+    """What the trial's last epoch captured; None when it has not ended, or the state was removed or is corrupt."""
+    end = _read_end(folder)
+    if end is None or end["stateless"]:
+        return None if end is None else {}
+    found, _ = load(folder, trial)
+    return None if found is None else found.state
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether an ended trial's folder still holds what another trial would need of it. Reads no state."""
+    end = _read_end(folder)
+    return end is not None and (end["stateless"] or (folder / STATE).exists())
 
 
 def forget_end(folder: Path) -> None:
     """Lets a trial that ended run again."""
     (folder / END).unlink(missing_ok=True)
+
+
+def _read_end(folder: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(_read(folder / END))
+    except (FileNotFoundError, Corrupt):
+        return None
+    return found
 
 
 def _read_state(path: Path, trial: str) -> Checkpoint:
@@ -146,14 +171,6 @@ def _write_beside(path: Path, first: bytes, second: bytes | memoryview, *, sync:
             file.flush()
             os.fsync(file.fileno())
     return beside
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_plain(value: Any) -> bool:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import checkpoint, provenance
-from ablate.executors import Executor, InProcess, Lost, Ready, Unavailable
+from ablate.executors import Executor, InProcess, Lost, Unavailable
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
@@ -160,6 +160,7 @@ class _Drive:
         self.hands: dict[int, dict[str, None]] = {}
         self.begun: dict[str, float] = {}
         self.unsaid: dict[str, list[Mapping[str, Any]]] = {}
+        self.settled: list[Record] = []
         self.losses: dict[str, int] = {}
         self.alone: set[str] = set()
         self.busy: list[str] = []
@@ -169,9 +170,7 @@ class _Drive:
     def run(self, executor: Executor) -> Result:
         """Listens to the executor until nothing is left; the log is open and tracked meanwhile."""
         messages = executor.messages(self.take)
-        first = next(messages)
-        assert isinstance(first, Ready)
-        self.slots = first.slots
+        self.slots = executor.slots()
         self.log = Log(self.options.home.log(self.plan.sweep))
         self.log.append("sweep", **_launch(self.plan, self.options))
         follower = _follower(self.plan, self.options)
@@ -241,20 +240,20 @@ class _Drive:
 
     # What the executor tells
 
-    def hear(self, message: Any) -> None:
-        """Acts on one message: the log first, then the scheduler, then whoever watches."""
-        if isinstance(message, Record):
-            self._ended(message)
-        elif isinstance(message, Progress):
-            self._progress(message)
-        elif isinstance(message, Began):
-            self._begin(message.trial)
-        elif isinstance(message, Back):
-            self._back(message)
-        elif isinstance(message, Lost):
-            self._lost(message)
-        elif isinstance(message, Ready):
-            self.slots = message.slots
+    def hear(self, messages: Iterable[Any]) -> None:
+        """Acts on messages that came together: first the log, on disk, then the scheduler and whoever watches."""
+        for message in messages:
+            if isinstance(message, Record):
+                self._ended(message)
+            elif isinstance(message, Progress):
+                self._progress(message)
+            elif isinstance(message, Began):
+                self._begin(message.trial)
+            elif isinstance(message, Back):
+                self._back(message)
+            elif isinstance(message, Lost):
+                self._lost(message)
+        self._conclude()
 
     def _begin(self, ident: str) -> None:
         if ident in self.begun:
@@ -285,16 +284,24 @@ class _Drive:
         self._settle(record)
 
     def _settle(self, record: Record) -> None:
-        """The trial's end, and the end of those that needed it in vain."""
+        """Writes the trial's end; what follows from it waits until the line is on disk."""
         known = self.entries.get(record.trial, Entry()).record
-        stands = known is not None and known.state == "done" and _same_numbers(known, record)
-        if not stands:
-            self.log.append("ended", trial=record.trial, record=record)
-        self.trained += 1
-        hopeless = self.scheduler.tell(record)
-        self.watch(Event("ended", record.trial, record.attempts, record=record))
-        for ident in hopeless:
-            self._settle(_failed(self.trials[ident], "need", f"needed trial {record.trial} failed: {record.reason}"))
+        if known is None or not _same_numbers(known, record):
+            self.log.append("ended", durable=False, trial=record.trial, record=record)
+        self.settled.append(record)
+
+    def _conclude(self) -> None:
+        """Tells of the ends written since the last time, and of those that needed a failed one in vain."""
+        while self.settled:
+            self.log.sync()
+            settled, self.settled = self.settled, []
+            for record in settled:
+                self.trained += 1
+                hopeless = self.scheduler.tell(record)
+                self.watch(Event("ended", record.trial, record.attempts, record=record))
+                for ident in hopeless:
+                    why = f"needed trial {record.trial} failed: {record.reason}"
+                    self._settle(_failed(self.trials[ident], "need", why))
 
     def _back(self, back: Back) -> None:
         for ident in back.trials:
@@ -380,8 +387,7 @@ def _stale(record: Record, plan: Plan, digests: dict[str, Mapping[str, str]]) ->
 
 def _state_is_gone(home: Home, ident: str) -> bool:
     """Whether a needed trial's final state was removed from the home; it is trained again then, to the same bits."""
-    folder = home.trial(ident)
-    return not ((folder / checkpoint.STATE).exists() and (folder / checkpoint.END).exists())
+    return not checkpoint.is_kept(home.trial(ident))
 
 
 def _same_numbers(one: Record, other: Record) -> bool:

@@ -18,13 +18,6 @@ LATER_S = 0.2
 
 
 @dataclass(frozen=True)
-class Ready:
-    """Workers can begin: so many at a time."""
-
-    slots: int
-
-
-@dataclass(frozen=True)
 class Lost:
     """A worker went away with its hand, or (None) all workers with all hands."""
 
@@ -43,8 +36,12 @@ class Executor(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def messages(self, take: Take) -> Generator[Ready | Lost | Message, None, None]:
-        """`Ready` first, then what workers say, until `take` gives None."""
+    def slots(self) -> int:
+        """How many hands run at a time; returns when workers can begin."""
+        ...
+
+    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+        """What workers say, several at once where they came together, until `take` gives None."""
         ...
 
     def stop(self) -> None:
@@ -64,13 +61,17 @@ class InProcess:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def messages(self, take: Take) -> Generator[Ready | Lost | Message, None, None]:
+    def slots(self) -> int:
+        """One."""
+        return 1
+
+    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
         """See `Executor`."""
-        yield Ready(1)
         while (hand := take()) is not None:
             if not hand.trials:
                 time.sleep(LATER_S)
-            yield from play(hand, self.job)
+            for message in play(hand, self.job):
+                yield [message]
 
     def stop(self) -> None:
         """Nothing runs beside the driver."""

@@ -77,7 +77,11 @@ class Log:
         line = json.dumps({"kind": kind, "time": time.time()} | fields, separators=(",", ":"), default=_plain)
         os.write(self._file, line.encode() + b"\n")
         if durable:
-            os.fsync(self._file)
+            self.sync()
+
+    def sync(self) -> None:
+        """Returns when every line so far is on disk."""
+        os.fsync(self._file)
 
     def close(self) -> None:
         os.close(self._file)

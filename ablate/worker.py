@@ -124,6 +124,8 @@ class _Run:
         self.trial, self.job, self.attempt, self.folder = trial, job, attempt, folder
         self.last: Checkpoint | None = None
         self.notes: tuple[str, ...] = ()
+        self.captured = 0
+        self.stateless = False
         self.epochs: list[Mapping[str, Any]] = []
         self.started, self.begun = time.time(), time.perf_counter()
         self.before_s = 0.0
@@ -140,7 +142,7 @@ class _Run:
         except Exception as error:  # whatever a method raises is this trial's result, and the sweep goes on
             record = self._record("failed", reason_of(error), "".join(traceback.format_exception(error)))
         if record.reason != "out_of_memory":
-            checkpoint.finish(self.folder, record)
+            checkpoint.finish(self.folder, record, stateless=self.stateless)
         yield record
 
     def _trained(self) -> Iterator[Mapping[str, Any]]:
@@ -158,7 +160,7 @@ class _Run:
                     config, data, seed=self.trial.seed, device=self.job.device, resume=self._resume(), **needs
                 )
                 yield from self._epochs(training, length if isinstance(length, int) else 0)
-                if self.epochs and self.last and self.last.epochs[-1]["epoch"] == self.epochs[-1]["epoch"]:
+                if self.epochs and self.captured == self.epochs[-1]["epoch"]:
                     return
                 if not self.epochs:
                     raise RuntimeError(f"method {self.trial.method!r} yielded no epoch")
@@ -179,6 +181,7 @@ class _Run:
                 found = replace(found, notes=(*found.notes, f"continued on {name} {now}, begun on {before}"))
         self.last, self.notes = found, found.notes
         self.epochs, self.started, self.before_s = list(found.epochs), found.started, found.seconds
+        self.captured = self.epochs[-1]["epoch"]
 
     def _basis(self) -> dict[str, str]:
         """What the bits of a trial rest on, beyond its identity."""
@@ -204,6 +207,9 @@ class _Run:
     def _save(self, epoch: Epoch) -> None:
         seconds = self.before_s + time.perf_counter() - self.begun
         state = epoch.state()
+        self.captured, self.stateless = epoch.index, not state
+        if self.stateless:  # nothing to continue from, so nothing to write
+            return
         self.last = Checkpoint(
             self.trial.id, tuple(self.epochs), seconds, self.started, state, self._basis(), self.notes
         )
@@ -281,10 +287,10 @@ def _opened(cache: Path, source: Path | None, download: bool, data: tuple[tuple[
 
 
 def _final_state(home: Home, ident: str) -> Mapping[str, Any]:
-    found, notes = checkpoint.load(home.trial(ident), ident)
+    found = checkpoint.final_state(home.trial(ident), ident)
     if found is None:
-        raise NeedMissing(f"the final state of needed trial {ident} is gone. {' '.join(notes)}".rstrip())
-    return found.state
+        raise NeedMissing(f"the final state of needed trial {ident} is gone from the home. `resume` trains it again.")
+    return found
 
 
 def _finite(epoch: Epoch) -> dict[str, float]:
