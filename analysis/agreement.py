@@ -1,7 +1,7 @@
-"""The paper's numbers beside ours: row by row, in the sign of each declared contrast, and in the ranking of the arms.
+"""The paper's numbers beside ours: row by row, in the sign of each declared contrast, and in the ranking of arms.
 
-A printed mean has no blocks, so nothing is tested here. Where we ran none of the paper's datasets, our contrast over the
-datasets that we did run stands in and is marked: signs and ranks may be compared across datasets, values may not.
+A printed mean has no blocks, so nothing is tested here. Where we ran none of the paper's datasets, our contrast over
+the datasets that we did run stands in and is marked: signs and ranks may be compared across datasets, values may not.
 """
 
 import math
@@ -107,7 +107,7 @@ def _mean_difference(table: Cells, pair: tuple[str, str], datasets: set[str]) ->
 
 
 def _tau(table: Cells, study: Study, random: np.random.Generator) -> Interval | None:
-    """Mean over the paper's datasets of tau-b between printed values and our means over blocks that all arms finished."""
+    """Mean over the paper's datasets of tau-b between printed values and our means over blocks that all finished."""
     pairs = []
     for dataset, printed in _printed(study).items():
         arms = [arm.name for arm in study.arms if arm.name in printed]
@@ -128,8 +128,8 @@ def mean_tau(
 ) -> Interval:
     """Kendall's tau-b between printed and measured values, averaged over datasets.
 
-    The interval resamples our blocks (percentile bootstrap, the same blocks for all arms): it carries our noise, not the
-    paper's, and is rough below about 10 blocks. Its bounds are NaN where a dataset has one block only.
+    The interval resamples our blocks (percentile bootstrap, the same blocks for all arms): it carries our noise, not
+    the paper's, and is rough below about 10 blocks. Its bounds are NaN where a dataset has one block only.
 
     Args:
         pairs: for each dataset the printed values (arms,) and our outcomes (blocks, arms).

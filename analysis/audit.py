@@ -1,9 +1,11 @@
-"""What a reader must know before believing a comparison: each oddity of a frame, named in one sentence with its rule."""
+"""What a reader must know before believing a comparison: each oddity of a frame, in one sentence with its rule."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.cells import Cells, declared_blocks
@@ -13,6 +15,10 @@ from search_spaces.study import Study, config_fields
 
 SHOWN = 3
 """Examples that a sentence lists before it only counts."""
+SKEW_LEAST = 8
+"""Fewest differences whose skewness is judged; below, a sample says too little about it."""
+SKEW_ERRORS = 2.6
+"""Skewness in standard errors from which on a report warns: 1 in 100 normal samples."""
 
 
 def warnings(frame: Frame, study: Study, table: Cells) -> tuple[str, ...]:
@@ -29,7 +35,7 @@ def warnings(frame: Frame, study: Study, table: Cells) -> tuple[str, ...]:
         *_unfinished(study, table),
         *_changed_study(frame, study, table.scale),
         *_mixed(done),
-        *_epochs(frame, done, study),
+        *_epochs(done, study),
         *_scope(table),
     )
 
@@ -49,7 +55,7 @@ def _arms_and_blocks(frame: Frame, study: Study, table: Cells) -> Iterator[str]:
         return
     extra = [block for block in table.blocks if block not in declared]
     if extra:
-        yield f"Blocks that scale {table.scale!r} does not declare (it changed since), used all the same: {_list(extra)}."
+        yield f"Blocks that scale {table.scale!r} no longer declares, used all the same: {_list(extra)}."
     run = len(table.blocks) - len(extra)
     if run < len(declared):
         yield f"{run} of the {len(declared)} blocks that scale {table.scale!r} declares are in the frame."
@@ -60,15 +66,16 @@ def _unfinished(study: Study, table: Cells) -> Iterator[str]:
         failed = table.failed[arm.name]
         if failed:
             reasons = _list([f"{block}: {reason}" for block, reason in failed.items()], "; ")
-            yield f"{arm.name} failed on {len(failed)} of {len(table.blocks)} blocks ({reasons}): its contrasts leave them out."
+            where = f"{len(failed)} of {_count(len(table.blocks), 'block')}"
+            yield f"{arm.name} failed on {where} ({reasons}): its contrasts leave them out."
     open_cells = {arm.name: len(table.pending[arm.name]) for arm in study.arms if table.pending[arm.name]}
     some = {arm: n for arm, n in open_cells.items() if n < len(table.blocks)}
     if some:
-        where = [arm + " on " + _count(n, "block") for arm, n in some.items()]
-        yield f"Pending: {_list(where)}. The answer may change."
+        places = [arm + " on " + _count(n, "block") for arm, n in some.items()]
+        yield f"Pending: {_list(places)}. The answer may change."
     counts = {len(table.values[arm.name]) for arm in study.arms}
     if len(counts) > 1:
-        yield "Arms finished different blocks: their means are not comparable, their contrasts (over shared blocks) are."
+        yield "Arms finished different blocks: compare them by contrasts (over shared blocks), not by their means."
 
 
 def _changed_study(frame: Frame, study: Study, scale: str) -> Iterator[str]:
@@ -78,7 +85,7 @@ def _changed_study(frame: Frame, study: Study, scale: str) -> Iterator[str]:
         rows = frame.trials[frame.trials["arm"] == arm.name]
         fields: dict[str, str] = {}
         for row in rows.drop_duplicates(["config", "dataset"]).itertuples(index=False):
-            settings = sizes[0].settings_for(arm, row.dataset) if sizes else {}
+            settings = sizes[0].settings_for(arm, str(row.dataset)) if sizes else {}
             expected = {name: settings.get(name, value) for name, value in config_fields(arm.config).items()}
             fields |= _differing(row.config, expected)
         if fields:
@@ -129,7 +136,7 @@ def _mixed(done: pd.DataFrame) -> Iterator[str]:
             yield f"Trials of different {noun} are mixed: {_list([_times(kind, n) for kind, n in kinds.items()])}."
 
 
-def _epochs(frame: Frame, done: pd.DataFrame, study: Study) -> Iterator[str]:
+def _epochs(done: pd.DataFrame, study: Study) -> Iterator[str]:
     if study.outcome.select == "best_oracle":
         yield "The best epoch was chosen by the test metric itself ('best_oracle'): the numbers are optimistic."
     for dataset, rows in done.groupby("dataset", sort=False):
@@ -148,13 +155,13 @@ def _scope(table: Cells) -> Iterator[str]:
     splits = {block.rsplit("/s", 1)[0] for block in table.blocks}
     if len(splits) == 1:
         yield (
-            f"All blocks are seeds on one split of {datasets[0]}: intervals and tests speak about seeds, not about other "
-            "splits or data."
+            f"All blocks are seeds on one split of {datasets[0]}: intervals and tests speak about seeds, not about "
+            "other splits or data."
         )
     elif len(datasets) > 1:
         yield (
-            f"Blocks of {len(datasets)} datasets are pooled with equal weight and treated as independent; blocks of one "
-            "dataset resemble each other more than that."
+            f"Blocks of {len(datasets)} datasets are pooled with equal weight and treated as independent; blocks of "
+            "one dataset resemble each other more than that."
         )
 
 
@@ -180,6 +187,21 @@ def _of_contrast(result: ContrastResult) -> Iterator[str]:
     elif zeros or len(set(result.differences)) < n:
         tied = n - len(set(result.differences))
         yield f"{pair}: ties among the {n} differences ({zeros} exactly zero, {tied} repeated): the outcome is coarse."
+    if n >= SKEW_LEAST and abs(skewness(result.differences)) > SKEW_ERRORS:
+        yield (
+            f"{pair}: the differences lean to one side more than normal ones do. The verdict's error rates are not "
+            "promised then; look at the single runs."
+        )
+
+
+def skewness(differences: Sequence[float]) -> float:
+    """Sample skewness (g1) over its standard error under normal noise; 0 where the differences do not vary."""
+    values = np.asarray(differences, dtype=float)
+    n, spread = values.size, values.std()
+    if spread <= 1e-12 * np.abs(values).max():
+        return 0.0
+    g1 = float(np.mean(((values - values.mean()) / spread) ** 3))
+    return g1 / math.sqrt(6 * (n - 2) / ((n + 1) * (n + 3)))
 
 
 def _attainable(contrasts: Sequence[ContrastResult], study: Study) -> Iterator[str]:
@@ -187,8 +209,8 @@ def _attainable(contrasts: Sequence[ContrastResult], study: Study) -> Iterator[s
     if weak:
         n = min(len(r.blocks) for r in weak)
         yield (
-            f"With {n} blocks a sign-flip or signed-rank test cannot go below p = {2.0 ** (1 - n):.4g}; where it is shown "
-            "beside the paired t test it cannot reject."
+            f"With {n} blocks a sign-flip or signed-rank test cannot go below p = {2.0 ** (1 - n):.4g}; where it is "
+            "shown beside the paired t test it cannot reject."
         )
 
 

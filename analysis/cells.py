@@ -1,6 +1,6 @@
 """The study's table as it stands: for every arm and block the outcome, or the reason why there is none.
 
-Nothing is dropped in silence: a trial that failed, has no finite outcome, is pending or was never planned is each named.
+Nothing is dropped in silence: a trial that failed, has no finite outcome, is pending or was never planned is named.
 """
 
 import math
@@ -113,15 +113,15 @@ def _refuse_repeats(frame: Frame) -> None:
             (frame.trials["arm"] == row["arm"]) & (frame.trials["block"] == row["block"]), "trial"
         ]
         raise FrameError(
-            f"arm {row['arm']!r} has {len(trials)} trials on block {row['block']!r} ({', '.join(map(str, trials))}). The "
-            "frame mixes two versions of the study: report one sweep at a time."
+            f"arm {row['arm']!r} has {len(trials)} trials on block {row['block']!r} ({', '.join(map(str, trials))}). "
+            "The frame mixes two versions of the study: report one sweep at a time."
         )
     epochs = frame.epochs.duplicated(["arm", "block", "epoch"])
     if epochs.any():
         row = frame.epochs[epochs].iloc[0]
         raise FrameError(
-            f"epoch {row['epoch']} of arm {row['arm']!r} on block {row['block']!r} is recorded twice. The frame is damaged: "
-            "write it again from the log."
+            f"epoch {row['epoch']} of arm {row['arm']!r} on block {row['block']!r} is recorded twice. The frame is "
+            "damaged: write it again from the log."
         )
 
 

@@ -1,7 +1,7 @@
 """compare(frame, study) -> Findings: every declared contrast over its shared blocks, and what a reader must know.
 
 The only place where a frame meets the statistics. What is tested was declared in the study; everything else here is
-description. A contrast is computed over exactly the blocks that both arms finished, and the others are named with reasons.
+description. A contrast is computed over exactly the blocks that both arms finished; the others are named with reasons.
 """
 
 import math
@@ -15,7 +15,7 @@ from analysis.findings import ArmSummary, ContrastResult, Findings, Interval
 from analysis.frame import Frame, FrameError
 from analysis.multiplicity import CORRECTIONS
 from analysis.significance import Floats
-from search_spaces.study import Arm, Contrast, Outcome, Study
+from search_spaces.study import Arm, Contrast, Study
 
 SEED = 20_240_229
 """Of the generator that `compare` makes when none is passed, so that a report repeats to the last digit."""
@@ -32,8 +32,8 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
         generator: of the bootstrap, and of sign-flip tests over very many blocks; by default one with a fixed seed.
 
     Raises:
-        FrameError: a frame that no comparison can be made of: empty, of another study, two scales, a cell twice, no such
-            outcome.
+        FrameError: a frame that no comparison can be made of: empty, of another study, two scales, a cell twice, no
+            such outcome.
     """
     random = generator if generator is not None else np.random.default_rng(SEED)
     table = cells.read(frame, study, study.outcome)
@@ -135,7 +135,7 @@ def _shared(contrast: Contrast, table: Cells) -> tuple[tuple[str, ...], dict[str
 
 
 def _corrected(declared: Sequence[Contrast], p: Sequence[float | None], correction: str) -> list[float | None]:
-    """p-values corrected within each family. None (not asked) stays out; NaN (not testable) counts as 1 and stays NaN."""
+    """Corrected within each family. None (not asked) stays out; NaN (not testable) counts as 1 and stays NaN."""
     out: list[float | None] = [None] * len(p)
     for family in dict.fromkeys(contrast.family for contrast in declared):
         members = [i for i, contrast in enumerate(declared) if contrast.family == family and p[i] is not None]
@@ -176,7 +176,8 @@ def _result(
     )
     claims_equivalence = contrast.claim == "equivalence"
     p, adjusted = (raw[1], same) if claims_equivalence else (raw[0], apart)
-    assert p is not None and adjusted is not None
+    assert p is not None
+    assert adjusted is not None
     return ContrastResult(
         arm=contrast.arm,
         reference=contrast.reference,
@@ -252,6 +253,3 @@ def _intervals(
     if differences.size >= BOOTSTRAP_LEAST:
         found["bca"] = effects.bca(differences, 1 - alpha, generator=random)
     return found
-
-
-__all__ = ["FrameError", "Outcome", "compare"]

@@ -1,8 +1,8 @@
 """How large a difference is: paired estimates with intervals, and effect sizes without a unit. Pure functions.
 
-Sources: Hartigan, JASA 64 (1969), typical values, for the sign-flip interval; Efron, JASA 82 (1987), BCa; Hedges, J. Educational
-Statistics 6 (1981); Kerby, Comprehensive Psychology 3 (2014), rank-biserial; Nadeau and Bengio, Machine Learning 52
-(2003); Agarwal et al., NeurIPS 2021, interquartile mean.
+Sources: Hartigan, JASA 64 (1969), typical values, for the sign-flip interval; Efron, JASA 82 (1987), BCa; Hedges, J.
+Educational Statistics 6 (1981); Kerby, Comprehensive Psychology 3 (2014), rank-biserial; Nadeau and Bengio, Machine
+Learning 52 (2003); Agarwal et al., NeurIPS 2021, interquartile mean.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import special
 
 from analysis.findings import Interval
-from analysis.significance import EXACT_LIMIT, Floats, checked, constant
+from analysis.significance import Floats, checked, constant
 
 SUBSETS_LIMIT = 20
 """Up to so many differences the sign-flip interval looks at all 2^n - 1 subset means; beyond, at random subsets."""
@@ -66,7 +66,7 @@ def sign_flip_interval(
     values = checked(differences, least=2)
     means = _subset_means(values, generator)
     count = means.size + 1
-    cut = int(math.floor((1 - level) / 2 * count + 1e-9))
+    cut = math.floor((1 - level) / 2 * count + 1e-9)
     if cut == 0:
         cut, level = 1, 1 - 2 / count
     ordered = np.partition(means, [cut - 1, means.size - cut])
@@ -116,8 +116,8 @@ def bca(differences: npt.ArrayLike, level: float = 0.95, *, generator: np.random
 def nadeau_bengio(differences: npt.ArrayLike, test_to_train: float, level: float = 0.95) -> tuple[Interval, float]:
     """Corrected resampled t: for blocks that are overlapping resamples of one data set.
 
-    Such blocks share training examples, so their differences are correlated and the plain variance of the mean, s^2/n, is
-    too small; s^2 (1/n + test/train) stands in for it.
+    Such blocks share training examples, so their differences are correlated and the plain variance of the mean, s^2/n,
+    is too small; s^2 (1/n + test/train) stands in for it.
 
     Args:
         differences: (n,) one per resample, n >= 2.
@@ -197,16 +197,3 @@ def interquartile_mean(scores_SD: npt.ArrayLike, level: float = 0.95, *, generat
     low, high = np.quantile(stats.trim_mean(resampled, 0.25, axis=1), [(1 - level) / 2, (1 + level) / 2])
     estimate = float(stats.trim_mean(scores.ravel(), 0.25))
     return Interval(estimate, float(low), float(high), level, f"stratified percentile bootstrap ({RESAMPLES})")
-
-
-__all__ = [
-    "EXACT_LIMIT",
-    "bca",
-    "hedges_g",
-    "interquartile_mean",
-    "mean_t",
-    "nadeau_bengio",
-    "rank_biserial",
-    "sign_flip_interval",
-    "superiority",
-]

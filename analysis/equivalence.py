@@ -1,7 +1,7 @@
 """Equivalence within a margin, by two one-sided tests (TOST): 'no significant change' is never its evidence.
 
-Both one-sided nulls ('the difference is at most -margin', 'at least +margin') must fall; p is the larger of the two, and
-no correction is due between them. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987).
+Both one-sided nulls ('the difference is at most -margin', 'at least +margin') must fall; p is the larger of the two,
+and no correction is due between them. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987).
 """
 
 import numpy as np

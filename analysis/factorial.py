@@ -1,9 +1,9 @@
-"""Designs of two factors (for example R-Mix's p by K): marginal means, tests of both factors and of their interaction, and
-how the variance between the cells divides.
+"""Designs of two factors (for example R-Mix's p by K): marginal means, tests of both factors and of their interaction,
+and how the variance between the cells divides.
 
-The model is the mixed one that blocks ask for: outcome = cell + block + noise, blocks random. Where every cell has every
-block, its tests are the F tests of the two-way analysis of variance with blocks, which need no iteration. Beside each
-stands the aligned-rank test, which does not lean on normal noise. Descriptive: the declared contrasts decide.
+The model is the mixed one that blocks ask for: outcome = cell + block + noise, blocks random. Where every cell has
+every block, its tests are the F tests of the two-way analysis of variance with blocks, which need no iteration. Beside
+each stands the aligned-rank test, which does not lean on normal noise. Descriptive: the declared contrasts decide.
 
 Sources: Wobbrock et al., CHI 2011, aligned rank transform; Hutter, Hoos and Leyton-Brown, ICML 2014, fANOVA.
 """
@@ -28,8 +28,8 @@ def analyse(values: Mapping[str, Mapping[str, float]], study: Study) -> Factoria
         study: whose arms state their factor levels.
 
     Returns:
-        None unless the arms that state levels cross exactly two factors completely, each cell once, on at least 2 blocks
-        that all of these arms finished.
+        None unless the arms that state levels cross exactly two factors completely, each cell once, on at least 2
+        blocks that all of these arms finished.
     """
     found = _grid(study)
     if found is None:
@@ -89,7 +89,7 @@ def _effects(y_NIJ: Floats, factors: tuple[str, str]) -> tuple[FactorEffect, ...
 
 
 def _parts(means_IJ: Floats) -> tuple[Floats, Floats, Floats]:
-    """Effects of the first factor (I, 1), the second (1, J) and the interaction (I, J): they add to means - grand mean."""
+    """Effects of the first factor (I, 1), the second (1, J) and both together (I, J); all add to the means."""
     grand = means_IJ.mean()
     first = means_IJ.mean(axis=1, keepdims=True) - grand
     second = means_IJ.mean(axis=0, keepdims=True) - grand
@@ -97,7 +97,7 @@ def _parts(means_IJ: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def anova(y_NIJ: Floats) -> tuple[float, float, float]:
-    """p of the first factor, of the second and of their interaction, by F tests with blocks as a random factor.
+    """The p-values of the first factor, the second and their interaction, by F tests with blocks as a random factor.
 
     Args:
         y_NIJ: (blocks, first levels, second levels), N >= 2.

@@ -221,7 +221,7 @@ class Findings:
     secondary: Mapping[str, tuple[ArmSummary, ...]]
     """Metric -> arm summaries; descriptive, never tested."""
     warnings: tuple[str, ...]
-    """What a reader must know before believing: failures, dropped blocks, mixed commits, changed study, ties, small n."""
+    """What a reader must know first: failures, dropped blocks, mixed commits, changed study, ties, few blocks."""
     omnibus: Mapping[str, float] = field(default_factory=dict)
     """Friedman over all arms: 'statistic', 'p', 'n', 'k'; empty when not applicable."""
     ranks: Ranks | None = None

@@ -1,4 +1,4 @@
-"""Corrections of a family of p-values for its size. Each works along the last axis, so a simulation corrects all its draws
+"""Corrections of a family of p-values for its size. Each works along the last axis, so a simulation corrects its draws
 with the code that corrects a report. Held against statsmodels in the tests (importing it costs a report 0.3 s).
 
 Sources: Holm, Scand. J. Statistics 6 (1979); Hochberg, Biometrika 75 (1988); Benjamini and Hochberg, JRSS B 57 (1995).

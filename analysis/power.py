@@ -1,13 +1,13 @@
 """What a design can and cannot find, before anyone pays for it; and how many more blocks an open question needs.
 
 Normal paired differences throughout: noncentral t for a difference; for TOST the exact power by averaging over the
-distribution of the sample standard deviation (Owen's Q, Owen 1965; Phillips, J. Pharmacokinetics and Biopharmaceutics 18
-(1990)). Only `scipy.special` is imported: `show` starts with this file.
+distribution of the sample standard deviation (Owen's Q, Owen 1965; Phillips, J. Pharmacokinetics and Biopharmaceutics
+18 (1990)). Only `scipy.special` is imported: `show` starts with this file.
 """
 
 import math
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import special
@@ -84,15 +84,16 @@ def blocks_for_difference(effect: float, sd: float, alpha: float = 0.05, power: 
 def blocks_for_equivalence(
     margin: float, sd: float, alpha: float = 0.05, effect: float = 0.0, power: float = TARGET
 ) -> int | None:
-    """Fewest blocks with which equivalence is likely shown, if the true difference is `effect`; None beyond
-    `MOST_BLOCKS`, and where the effect itself is outside the margin.
+    """Fewest blocks with which equivalence is likely shown, if the true difference is `effect`.
+
+    None beyond `MOST_BLOCKS`, and where the effect itself is outside the margin.
     """
     if abs(effect) >= margin:
         return None
     return _fewest(lambda n: power_equivalence(n, margin, sd, alpha, effect) >= power)
 
 
-def _fewest(enough: Any) -> int | None:
+def _fewest(enough: Callable[[int], bool]) -> int | None:
     """Smallest n in 2..MOST_BLOCKS with enough(n), which once true stays true."""
     high = 2
     while not enough(high):
@@ -109,6 +110,9 @@ def _fewest(enough: Any) -> int | None:
 def design(study: Study, scale: str, blocks: int | None = None) -> Design:
     """What `study` at `scale` can find, over a range of standard deviations of the paired differences.
 
+    Where contrasts differ in their number of blocks, in the size of their family or in their margin, the figures are for
+    the fewest blocks, the largest family and the smallest margin.
+
     Args:
         study: with its contrasts, family sizes, alpha and margins.
         scale: name of the scale.
@@ -117,17 +121,18 @@ def design(study: Study, scale: str, blocks: int | None = None) -> Design:
     Raises:
         StudyError: unknown scale.
     """
-    n = len(study.scale(scale).blocks[:blocks])
-    family = max(Counter(contrast.family for contrast in study.contrasts).values(), default=1)
+    chosen = study.scale(scale).blocks[:blocks]
+    contrasts = study.contrasts_at(scale)
+    counts = [sum(c.dataset in ("", block.dataset) for block in chosen) for c in contrasts]
+    n = min(counts, default=len(chosen))
+    family = max(Counter(contrast.family for contrast in contrasts).values(), default=1)
     alpha = study.alpha / (family if study.correction == "holm" else 1)
-    margins = [contrast.margin for contrast in study.contrasts if contrast.margin is not None]
-    margin = min(margins) if margins else None
+    margin = min((contrast.margin for contrast in contrasts if contrast.margin is not None), default=None)
     step = margin if margin is not None else 1 / study.outcome.unit
     rows = tuple(_row(n, factor * step, margin, alpha) for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
     least = sign_flip_attainable(n)
-    return Design(
-        n, family, study.alpha, margin, {"sign-flip": least, "wilcoxon": least}, rows, _notes(study, n, family)
-    )
+    attainable = {"sign-flip": least, "wilcoxon": least}
+    return Design(n, family, study.alpha, margin, attainable, rows, tuple(_notes(contrasts, n, study.alpha, alpha)))
 
 
 def _row(n: int, sd: float, margin: float | None, alpha: float) -> PowerRow:
@@ -137,31 +142,20 @@ def _row(n: int, sd: float, margin: float | None, alpha: float) -> PowerRow:
     return PowerRow(sd, found, same, detectable(n, sd, alpha))
 
 
-def _notes(study: Study, n: int, family: int) -> tuple[str, ...]:
-    alpha = study.alpha / (family if study.correction == "holm" else 1)
+def _notes(contrasts: Sequence[Contrast], n: int, alpha: float, strictest: float) -> Iterator[str]:
+    """In words, what the design cannot decide. `strictest`: alpha at the first step of the correction."""
     least = sign_flip_attainable(n)
-    notes = []
     if n < 2:
-        notes.append(
-            "One block: no test and no interval is possible; every verdict will be 'undecided'. Take 2 or more."
+        yield "With fewer than 2 blocks no test and no interval is possible: every verdict will be 'undecided'."
+        return
+    if least > strictest:
+        enough = math.ceil(1 - math.log2(strictest))
+        step = f", or {strictest:.2g} at the strictest step of the correction" if strictest < alpha else ""
+        yield (
+            f"With {n} blocks a two-sided sign-flip or signed-rank test cannot go below p = {least:.4g}, so it "
+            f"cannot reject at {alpha:g}{step}; that takes {enough} blocks. The paired t test can."
         )
-    if least > alpha:
-        enough = math.ceil(1 - math.log2(alpha))
-        corrected = f" (Holm's strictest step over {family} contrasts: {alpha:.2g})" if alpha < study.alpha else ""
-        notes.append(
-            f"With {_count(n, 'block')} a sign-flip or signed-rank test cannot go below p = {least:.4g}, so it can never "
-            f"reject at alpha = {study.alpha:g}{corrected}; it would need {enough} blocks. The paired t test can."
-        )
-    if _declares_flip(study.contrasts) and least > alpha:
-        notes.append("A contrast declares the sign-flip test as the one that decides: it will stay 'undecided'.")
-    if any(contrast.claim == "difference" and contrast.margin is None for contrast in study.contrasts):
-        notes.append("A contrast without a margin can end 'better', 'worse' or 'undecided', never 'equivalent'.")
-    return tuple(notes)
-
-
-def _declares_flip(contrasts: tuple[Contrast, ...]) -> bool:
-    return any(contrast.test == "sign-flip" for contrast in contrasts)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+        if any(contrast.test == "sign-flip" for contrast in contrasts):
+            yield "A contrast declares the sign-flip test as the one that decides: it may have to stay 'undecided'."
+    if any(contrast.margin is None for contrast in contrasts):
+        yield "A contrast without a margin can end 'better', 'worse' or 'undecided', never 'equivalent'."

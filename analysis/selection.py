@@ -56,11 +56,13 @@ def outcomes(frame: Frame, outcome: Outcome) -> pd.Series:
         outcome: the metric and its rule.
 
     Returns:
-        float64 series indexed by (arm, block).
+        float64 series indexed by (arm, block); empty where no trial is done yet.
 
     Raises:
-        FrameError: the frame has no such metric.
+        FrameError: trials are done, but the frame has no such metric.
     """
+    if outcome.metric not in frame.epochs.columns and not (frame.trials["state"] == "done").any():
+        return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["arm", "block"]))
     if outcome.metric not in frame.epochs.columns:
         metrics = [str(name) for name in frame.epochs.columns]
         raise FrameError(

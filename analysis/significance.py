@@ -1,8 +1,8 @@
 """Tests of 'no difference' for paired data, and the omnibus tests over several arms. Pure functions.
 
-Exact means exact: the sign-flip and signed-rank tests enumerate their null distribution, ties and zeros included. SciPy's
-`wilcoxon` does so only without ties, and its `permutation_test` enumerates 2^n by brute force; hence own code here, held
-against both in the tests. Only `scipy.special` is imported at the top: commands that start fast use this file.
+Exact means exact: the sign-flip and signed-rank tests enumerate their null distribution, ties and zeros included.
+SciPy's `wilcoxon` does so only without ties, and its `permutation_test` enumerates 2^n by brute force; hence own code
+here, held against both in the tests. Only `scipy.special` is imported at the top: commands that start fast use this.
 
 Sources: Wilcoxon, Biometrics Bulletin 1 (1945); Pratt, JASA 54 (1959) on zeros; Fisher, The Design of Experiments
 (1935), section 21, on sign flips; Horowitz and Sahni, JACM 21 (1974) for the split in two halves; Benavoli et al., ICML
@@ -110,10 +110,8 @@ def sign_flip(
     total = values.sum()
     sizes = np.abs(values)
     bound = (abs(total) if side == "two-sided" else total) - 1e-10 * sizes.sum()
-    if values.size > EXACT_LIMIT:
-        upper = _sampled_tail(sizes, bound, generator)
-    else:
-        upper = _exact_tail(sizes, bound)
+    exact = values.size <= EXACT_LIMIT
+    upper = _exact_tail(sizes, bound) if exact else _sampled_tail(sizes, bound, generator)
     return float(min(1.0, 2 * upper)) if side == "two-sided" else float(upper)
 
 
@@ -194,8 +192,9 @@ def _rank_sum_distribution(twice_ranks: npt.NDArray[np.int64]) -> Floats:
 
 @dataclass(frozen=True)
 class Posterior:
-    """Chances, adding to 1, of the mean rank of the differences lying below, within and above the region of practical
-    equivalence."""
+    """Chances, adding to 1, that most of the differences' weight lies below, within or above the region of practical
+    equivalence.
+    """
 
     below: float
     within: float
@@ -274,7 +273,7 @@ def ranks(outcomes: Mapping[str, npt.ArrayLike], higher_is_better: bool = True, 
 
 def _friedman(ranks_BA: Floats) -> tuple[float, float]:
     """Friedman's chi-square with correction for ties, and its p; (0, 1) where every block is one tie."""
-    n, k = ranks_BA.shape
+    k = ranks_BA.shape[1]
     centred = ranks_BA - (k + 1) / 2
     within = float((centred**2).sum())
     if within == 0:

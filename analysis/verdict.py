@@ -12,17 +12,17 @@ In prose, for a reviewer:
    those of the family's other contrasts that state a margin.
 4. A claim of difference: 'better' or 'worse' if the corrected p of difference is at most alpha; else 'equivalent' if a
    margin is stated and the corrected p of equivalence is at most alpha; else 'undecided'.
-5. A claim of equivalence: the same two questions in the other order. So 'equivalent' may be said of a difference that is
-   real but smaller than the margin; the sentence then says so, and so it does under 4.
+5. A claim of equivalence: the same two questions in the other order. So 'equivalent' may be said of a difference that
+   is real but smaller than the margin; the sentence then says so, and so it does under 4.
 
 What may go wrong, and how often. With no true difference in a family, the chance of any 'better' or 'worse' is at most
-alpha; with all true differences at their margins, the chance of any 'equivalent' is at most alpha. At most one of the two
-mistakes is possible for one contrast, so no correction is due between them (Goeman, Solari and Stijnen, Statistics in
-Medicine 29 (2010)). This holds exactly for normal paired differences, and was found by simulation to hold for
+alpha; with all true differences at their margins, the chance of any 'equivalent' is at most alpha. At most one of the
+two mistakes is possible for one contrast, so no correction is due between them (Goeman, Solari and Stijnen, Statistics
+in Medicine 29 (2010)). This holds exactly for normal paired differences, and was found by simulation to hold for
 symmetric ones, heavy-tailed or tied (`benchmarks/calibration.py`; figures in `results/calibration/`). Two arms with the
 same noise, however skewed, have symmetric differences. It does not hold for differences that are themselves strongly
 skewed, which takes skewed noise that is much wider in one arm: no test does, for all such distributions (Bahadur and
-Savage, Annals of Mathematical Statistics 27 (1956)).
+Savage, Annals of Mathematical Statistics 27 (1956)). A report warns where the differences look so.
 """
 
 import math
@@ -154,7 +154,8 @@ def _apart(evidence: Evidence) -> Verdict:
 
 
 def _same(evidence: Evidence) -> Verdict:
-    assert evidence.margin is not None and evidence.p_equivalence is not None
+    assert evidence.margin is not None
+    assert evidence.p_equivalence is not None
     text = (
         f"{evidence.arm} and {evidence.reference} are equivalent within {amount(evidence.margin, evidence.outcome)} "
         f"({_support(evidence, evidence.p_equivalence)})"

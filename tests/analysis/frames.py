@@ -1,7 +1,8 @@
 """Synthetic frames of any study, sound and degenerate, for the tests of analysis and of reports.
 
-`sound(study)` is what a finished sweep looks like. `DEGENERATE` has one builder for each kind of bad input that a report
-must name and survive, `REFUSED` one for each that it must refuse with a `FrameError`. All draws come from the seed.
+`sound(study)` is what a finished sweep looks like. `DEGENERATE` has one builder for each kind of bad input that a
+report must name and survive, `REFUSED` one for each that it must refuse with a `FrameError`. All draws come from the
+seed.
 """
 
 import hashlib
@@ -13,15 +14,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.frame import EPOCH_KEYS, TRIAL_COLUMNS, Frame
-from search_spaces.study import Arm, Block, Outcome, Scale, Source, Study, config_fields
+from search_spaces.study import Arm, Block, Contrast, Outcome, Scale, Source, Study, config_fields
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def small_study(arms: int = 3, blocks: int = 6, **changes: Any) -> Study:
-    """A study of our own making: `arms` arms a0 (the baseline), a1, ... on `blocks` seeds; `changes` are Study fields."""
-    from search_spaces.study import Contrast
-
+    """A study of our own: arms a0 (the baseline), a1, ... on so many seeds; `changes` are fields of Study."""
     scale = Scale(name="smoke", blocks=tuple(Block(dataset="digits", seed=seed) for seed in range(blocks)))
     fields: dict[str, Any] = {
         "name": "toy",
