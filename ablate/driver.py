@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate import checkpoint, provenance
-from ablate.executors import Executor, InProcess, Lost, Unavailable
+from ablate.executors import Cluster, Executor, InProcess, Lost, Refused, Resources, Unavailable
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
@@ -37,10 +37,6 @@ RETRYABLE = ("lost", "out_of_memory")
 
 class Held(RuntimeError):
     """Another driver holds this sweep. The message names its process, host, start and command."""
-
-
-class Refused(ValueError):
-    """The options cannot be met (more GPUs than exist, an unreachable cluster or storage); nothing was started."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -469,8 +465,6 @@ def _executor(plan: Plan, options: Options, job: Job) -> Executor:
         if _gpus(plan, options) > 0:
             _require_gpus_here(_gpus(plan, options))
         return InProcess(job)
-    from ablate.executors import Cluster, Resources
-
     resources = Resources(_cpus(plan, options), _gpus(plan, options), options.slots)
     return Cluster(job, resources, options.address or os.environ.get("RAY_ADDRESS") or None)
 

@@ -3,11 +3,20 @@
 Neither decides anything: what runs next, what is tried again and what is written is the driver's.
 """
 
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from ablate.log import Record
 from ablate.worker import Hand, Job, Message, play
 
 Take = Callable[[], Hand | None]
@@ -15,6 +24,13 @@ Take = Callable[[], Hand | None]
 
 LATER_S = 0.2
 """Pause before asking again when all that is left is trained by another sweep's workers."""
+START_S = 180.0
+"""Ray starts within about 3 s; on a busy machine or a far cluster it may take long."""
+STOP_S = 5.0
+RESTARTS = 3
+"""How often Ray is started again without a trial having ended in between."""
+LONGEST_SESSION = 40
+"""Characters of a session's folder: Ray adds about 60 for a socket, of which the kernel allows 107."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +91,196 @@ class InProcess:
 
     def stop(self) -> None:
         """Nothing runs beside the driver."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each trial gets, and how many run at a time at most."""
+
+    cpus: float
+    gpus: float
+    slots: int | None = None
+
+
+class Refused(ValueError):
+    """The options cannot be met (more GPUs than exist, an unreachable cluster or storage); nothing was started."""
+
+
+class Cluster:
+    """Ray Tune, in a process of its own that this one watches over.
+
+    Ray, when one of its processes dies, takes its driver with it or lets it hang. Here that is a child, which is
+    started again; the log, the lock and the scheduler are in the parent, which imports neither Ray nor torch.
+
+    The child dies with its parent, however that dies: it holds the reading end of a pipe that closes then.
+    """
+
+    def __init__(self, job: Job, resources: Resources, address: str | None) -> None:
+        self.job, self.resources, self.address = job, resources, address
+        self.child: _Child | None = None
+        self.failures = 0
+
+    def __enter__(self) -> "Cluster":
+        self.child = self._start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def slots(self) -> int:
+        """How many trials the cluster carries at a time. Waits until it is up.
+
+        Raises:
+            Refused: a trial asks for more than there is.
+            Unavailable: it does not start.
+        """
+        while True:
+            try:
+                return self._child().ready()
+            except _Died as error:
+                self._restart(str(error))
+
+    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+        """See `Executor`. When Ray dies every hand is lost, and it is started again while that helps.
+
+        Raises:
+            Unavailable: Ray died several times without a trial ending in between.
+        """
+        while True:
+            try:
+                for messages in self._child().messages(take):
+                    if any(isinstance(message, Record) for message in messages):
+                        self.failures = 0
+                    yield messages
+                return
+            except _Died as error:
+                why = str(error)
+            yield [Lost(None, why)]
+            self._restart(why)
+            self.slots()
+
+    def stop(self) -> None:
+        """See `Executor`."""
+        if self.child is not None:
+            self.child.stop()
+            self.child = None
+
+    def _child(self) -> "_Child":
+        assert self.child is not None
+        return self.child
+
+    def _start(self) -> "_Child":
+        return _Child(self.job, self.resources, self.address)
+
+    def _restart(self, why: str) -> None:
+        self.stop()
+        self.failures += 1
+        if self.failures > RESTARTS:
+            raise Unavailable(
+                f"Ray went away {self.failures} times without finishing a trial ({why}). "
+                f"Nothing that finished is lost: `resume` continues from the last checkpoints."
+            )
+        self.child = self._start()
+
+
+class _Died(RuntimeError):
+    """The child is gone, or does not answer."""
+
+
+class _Child:
+    """The process that holds Ray (`python -m ablate.sweep`), and the pipes to it."""
+
+    def __init__(self, job: Job, resources: Resources, address: str | None) -> None:
+        scratch = job.home.scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=scratch))
+        # Ray's sockets lie under its session's folder, and the name of a socket has at most 107 characters.
+        short = len(str(self.folder)) <= LONGEST_SESSION
+        self.session = self.folder / "ray" if short else Path(tempfile.mkdtemp(prefix="ablate-"))
+        ours, theirs = multiprocessing.Pipe()
+        ends, self.lifeline = os.pipe()
+        with (self.folder / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ablate.sweep", str(theirs.fileno()), str(ends)],
+                pass_fds=(theirs.fileno(), ends),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(address),
+                start_new_session=True,  # Ctrl-C is the driver's to hear
+            )
+        theirs.close()
+        os.close(ends)
+        self.connection = ours
+        try:
+            ours.send((job, resources, address, self.folder, self.session))
+        except OSError:
+            pass  # it died at once: `ready` says so
+
+    def ready(self) -> int:
+        """Slots; waits for Ray."""
+        if not self.connection.poll(START_S):
+            raise _Died(f"Ray did not start within {START_S:g} s")
+        kind, content = self._receive()
+        if kind == "refused":
+            raise Refused(content)
+        slots: int = content
+        return slots
+
+    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+        while True:
+            kind, content = self._receive()
+            if kind == "take":
+                self._send(take())
+            elif kind == "said":
+                yield pickle.loads(content)
+            elif kind == "lost":
+                yield [Lost(*content)]
+            else:
+                return
+
+    def stop(self) -> None:
+        """Ends the process, and with it all that Ray started here; waits until it is gone."""
+        os.close(self.lifeline)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.connection.close()
+        for folder in (self.folder, self.session):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise _Died(self._last_words()) from error
+
+    def _send(self, hand: Hand | None) -> None:
+        try:
+            self.connection.send(hand)
+        except OSError as error:
+            raise _Died(self._last_words()) from error
+
+    def _last_words(self) -> str:
+        said = (self.folder / "output").read_text(errors="replace").strip().splitlines()
+        return "Ray died" + (f": {said[-1][:300]}" if said else "")
+
+
+def _environment(address: str | None) -> dict[str, str]:
+    """The child's: quiet, quick to start, bound to this machine unless there is a cluster; its authentication as it is."""
+    ours = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }
+    if address is None:
+        ours["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours

@@ -163,8 +163,7 @@ def _closure(files: Iterable[Path]) -> list[Path]:
             continue
         seen.append(file)
         beside = None if file.is_relative_to(ROOT) else file.parent
-        for node in ast.walk(_tree(file)):
-            waiting.extend(_imported(node, beside))
+        waiting.extend(_imported(_tree(file), beside))
     return sorted(seen)
 
 

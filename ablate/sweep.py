@@ -1,0 +1,239 @@
+"""Ray Tune runs hands of trials. The only file that imports Ray; it is the child of `executors.Cluster`.
+
+Tune executes, and nothing more: what a Tune trial is given is a hand, whole; what it says goes to the parent, which keeps
+the truth. A new Tuner at every start, actors reused, Tune's loggers off, its snapshots as good as off, never a restore.
+
+A Tune trial costs 13 to 20 ms, so short trials come several in a hand. A long one is a hand of its own, and its step ends
+with an epoch, at most one a second.
+"""
+
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from ablate.executors import LATER_S, Resources
+from ablate.worker import Hand, Job, Message, play
+
+STEP_S = 0.5
+"""A worker reports when it has something to say and so much time has passed since it did."""
+WATCH_S = 0.5
+
+
+def main(connection_fd: int, lifeline_fd: int) -> None:
+    """Starts or joins Ray, runs hands until the parent has no more, and dies with the parent."""
+    threading.Thread(target=_die_with_parent, args=(lifeline_fd,), daemon=True).start()
+    connection = Connection(connection_fd)
+    job, resources, address, folder, session = connection.recv()
+    # Tune's import takes as long as Ray's own start, which mostly waits for its processes.
+    importing = threading.Thread(target=lambda: __import__("ray.tune"), daemon=True)
+    importing.start()
+    try:
+        _start(address, session)
+        slots = _slots(resources)
+    except (TooLittle, ConnectionError, RuntimeError) as error:
+        connection.send(("refused", str(error)))
+        return
+    connection.send(("ready", slots))
+    importing.join()
+    _fit(connection, job, resources, slots, folder)
+    connection.send(("finished", None))
+    if address is not None:
+        ray.shutdown()
+
+
+class TooLittle(ValueError):
+    """A trial asks for more than the cluster has."""
+
+
+def _start(address: str | None, session: Path) -> None:
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+        return
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=80 * 2**20,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(session),
+    )
+    threading.Thread(target=_die_with_ray, daemon=True).start()
+
+
+def _slots(resources: Resources) -> int:
+    """How many trials fit at a time.
+
+    Raises:
+        TooLittle: not one.
+    """
+    there = ray.cluster_resources()
+    fit = []
+    for name, word, wanted in (("CPU", "CPUs", resources.cpus), ("GPU", "GPUs", resources.gpus)):
+        have = there.get(name, 0.0)
+        if wanted > have:
+            raise TooLittle(
+                f"{wanted:g} {word} a trial are asked for, and the cluster has {have:g}. "
+                f"Give at most that with --{name.lower()}s-per-trial, or a scale that needs less."
+            )
+        if wanted > 0:
+            fit.append(int(have / wanted + 1e-6))
+    return max(1, min([*fit, resources.slots or sys.maxsize]))
+
+
+def _fit(connection: Connection, job: Job, resources: Resources, slots: int, folder: Path) -> None:
+    from ray import tune
+
+    trainable = tune.with_resources(_crew(), {"cpu": resources.cpus, "gpu": resources.gpus})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=_feed(connection, pickle.dumps(job)),
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.resolve()),
+            callbacks=[_mouthpiece(connection)],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+
+
+def _name(trial: Any) -> str:
+    return f"hand-{trial.trial_id}"
+
+
+def _crew() -> type:
+    """The worker as Tune wants it. Made here because the base class costs Tune's import."""
+    from ray import tune
+
+    class Crew(tune.Trainable):
+        """Plays one hand after another in one process."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self.take_up(config)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.cleanup()
+            self.take_up(new_config)
+            return True
+
+        def take_up(self, config: dict[str, Any]) -> None:
+            self.playing: Iterator[Message] = play(pickle.loads(config["hand"]), pickle.loads(config["job"]))
+
+        def step(self) -> dict[str, Any]:
+            said, begun = [], time.perf_counter()
+            for message in self.playing:
+                said.append(message)
+                if time.perf_counter() - begun >= STEP_S:
+                    return {"said": pickle.dumps(said), "done": False}
+            return {"said": pickle.dumps(said), "done": True}
+
+        def cleanup(self) -> None:
+            self.playing.close()  # type: ignore[attr-defined]
+
+    return Crew
+
+
+def _feed(connection: Connection, job: bytes) -> Any:
+    """Tune's searcher: asks the parent."""
+    from ray.tune.search import Searcher
+
+    class Feed(Searcher):
+        def __init__(self) -> None:
+            super().__init__()
+            self.live: set[str] = set()
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            connection.send(("take", None))
+            hand: Hand | None = connection.recv()
+            if hand is None:
+                return str(Searcher.FINISHED)
+            if not hand.trials:
+                if not self.live:
+                    time.sleep(LATER_S)
+                return None
+            self.live.add(trial_id)
+            return {"number": hand.number, "hand": pickle.dumps(hand), "job": job}
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            self.live.discard(trial_id)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing of it is needed again."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Never called: a new one is made at every start."""
+
+    return Feed()
+
+
+def _mouthpiece(connection: Connection) -> Any:
+    """Tune's callback: passes on what workers say, and that one is lost."""
+    from ray import tune
+
+    class Mouthpiece(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            connection.send(("said", result["said"]))
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            error = trial.get_error()
+            why = f"{type(error).__name__}: {error}".strip() if error else "the worker went away"
+            connection.send(("lost", (trial.config["number"], why[:2000])))
+
+    return Mouthpiece()
+
+
+def _die_with_parent(lifeline_fd: int) -> None:
+    """Blocks until the parent is gone, or lets go; then this process ends at once, and Ray's with it."""
+    os.read(lifeline_fd, 1)
+    os._exit(0)
+
+
+def _die_with_ray() -> None:
+    """Ends this process soon after one of Ray's main processes; else Tune may wait for it for ever."""
+    ours = dict(_ray_processes())
+    while all(_alive(process) for process in ours):
+        time.sleep(WATCH_S)
+    gone = [name for process, name in ours.items() if not _alive(process)]
+    sys.stderr.write(f"{gone[0]} is gone\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _ray_processes() -> Iterator[tuple[int, str]]:
+    """The children of this process that Ray cannot do without."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            name = (folder / "comm").read_text().strip()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and name in ("gcs_server", "raylet"):
+            yield int(folder.name), name
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
