@@ -289,7 +289,8 @@ def _explained(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place, reason = Path(error.filename or cache), error.strerror or str(error)
-        if error.errno != errno.ENOSPC and cache not in (place, *place.parents):
+        ours = cache in (place, *place.parents) or place in cache.parents
+        if error.errno != errno.ENOSPC and not ours:
             raise DataError(
                 f"{place} cannot be read: {reason}. Make the data readable, or give another folder."
             ) from None
