@@ -134,7 +134,7 @@ def legacy_gradmix_ood(known: ArrayLike, unknown: ArrayLike) -> tuple[float, flo
     """What the released GradMix code prints as (DTACC, TNR). A curiosity: both are wrong, and nothing here uses them.
 
     Over 500 thresholds it adds up TN and FP without ever resetting them, divides TP by FP + FN and TN by TP + TN, and
-    takes the unknown images for positives. It explains why Table 4 pairs a DTACC of 99.81 with an AUROC of 98.7, which
+    takes the unknown images for positives. Likely why Table 4 pairs a DTACC of 99.81 with an AUROC of 98.7, which
     no ROC curve allows.
     """
     inside, outside = _scores(known, "known"), _scores(unknown, "unknown")

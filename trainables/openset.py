@@ -171,8 +171,8 @@ def linear_accuracy(
     mean_D, std_D = train_ND.mean(dim=0), train_ND.std(dim=0).clamp_min(1e-6)
     inputs_ND, inputs_QD = (train_ND - mean_D) / std_D, (test_QD - mean_D) / std_D
     classes = int(labels_N.max()) + 1
-    weight_CD = torch.zeros(classes, inputs_ND.shape[1], device=inputs_ND.device, requires_grad=True)
-    bias_C = torch.zeros(classes, device=inputs_ND.device, requires_grad=True)
+    weight_CD = inputs_ND.new_zeros(classes, inputs_ND.shape[1]).requires_grad_()
+    bias_C = inputs_ND.new_zeros(classes).requires_grad_()
     optimizer = torch.optim.LBFGS([weight_CD, bias_C], max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> float:
