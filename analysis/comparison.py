@@ -1,7 +1,7 @@
 """Several sweeps side by side: two commits, two machines, two scales. Described, never pooled and never tested.
 
-Arms and contrasts are matched by name. What was measured on other blocks, at another scale or by other code stands beside
-the numbers, so that a difference between two columns is not read as an effect of the one thing that a person had in mind.
+Arms and contrasts are matched by name. What was measured on other blocks, at another scale or by other code stands
+beside the numbers, so that a difference between columns is not read as an effect of the one thing a person had in mind.
 """
 
 import math
@@ -40,7 +40,7 @@ class Side:
 
 
 def write(sides: Sequence[Side], folder: Path) -> Path:
-    """Writes comparison.html, its figure (SVG, PNG), comparison.md and comparison.csv to `folder`; returns the page's path.
+    """Writes comparison.html, its figure (SVG, PNG), comparison.md and comparison.csv to `folder`; returns the page.
 
     Raises:
         ComparisonError: fewer than two sides, a name twice, different outcomes, no arm in common.
@@ -126,7 +126,7 @@ def contrasts(sides: Sequence[Side]) -> Table:
             return "not declared"
         word = found.verdict.word
         values = f"{shown.difference(found.interval.estimate)} {shown.interval(found.interval, signed=True)}"
-        return f"{values}, n = {len(found.blocks)}: {display.SYMBOL[word]} {word}"
+        return f"{display.SYMBOL[word]} {word}: {values}, n = {len(found.blocks)}"
 
     columns = (Column("contrast", "left"), *(Column(side.name, "left") for side in sides))
     rows = []

@@ -308,7 +308,7 @@ def row_axes(
 
 
 def draw_interval(axes: Axes, interval: Interval, unit: float, y: float, colour: str, marker: str) -> None:
-    """The estimate as a marker on its interval, at height `y`; the interval alone is left out where it is not finite."""
+    """The estimate as a marker on its interval, at height `y`; an interval that is not finite is left out."""
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low * unit, interval.high * unit], [y, y], color=colour, lw=1.3, solid_capstyle="butt")
     axes.plot(interval.estimate * unit, y, marker, color=colour, ms=6, mec="white", mew=0.6, zorder=3)

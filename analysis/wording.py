@@ -28,7 +28,14 @@ def headline(findings: Findings, study: Study) -> str:
     finished, wanted = progress(findings)
     so_far = _so_far(findings)
     if not finished:
-        return f"Nothing to say yet: none of {wanted} runs is done."
+        runs = "the one run" if wanted == 1 else f"none of {wanted} runs"
+        if any(arm.pending for arm in findings.arms):
+            return (
+                "Nothing can be said yet: no run is done."
+                if wanted == 1
+                else f"Nothing can be said yet: {runs} is done."
+            )
+        return f"Nothing can be said: {runs} gave {'no' if wanted == 1 else 'a'} value."
     if not findings.contrasts:
         return _sentence(f"{so_far}no comparison was declared for this study, so nothing is decided.")
     if len(findings.contrasts) == 1 and findings.contrasts[0].verdict.sentence:
@@ -46,8 +53,10 @@ def _so_far(findings: Findings) -> str:
     pending = sum(len(arm.pending) for arm in findings.arms)
     wanted = progress(findings)[1]
     if pending:
-        return f"So far, with {pending} of {wanted} runs to come" + (f" and {failed} failed: " if failed else ": ")
-    return f"With {failed} of {wanted} runs failed: " if failed else ""
+        return f"So far, with {pending} of {wanted} runs to come" + (
+            f" and no value from {failed}: " if failed else ": "
+        )
+    return f"With no value from {failed} of {wanted} runs: " if failed else ""
 
 
 def _against(findings: Findings, study: Study) -> list[str]:
@@ -94,7 +103,7 @@ def tests(findings: Findings, study: Study) -> str:
     families = {contrast.family for contrast in findings.contrasts}
     sizes = [sum(c.family == family for c in findings.contrasts) for family in sorted(families)]
     sentence = (
-        f"Declared before the run: {names}, paired by block, at level {study.alpha:g}, "
+        f"Declared before the run, on differences paired by block: {names}, at level {study.alpha:g}, "
         f"{CORRECTION.get(study.correction, study.correction)}"
     )
     if study.correction != "none":
@@ -104,7 +113,7 @@ def tests(findings: Findings, study: Study) -> str:
     least = max((contrast.p_attainable for contrast in findings.contrasts), default=float("nan"))
     if least > study.alpha:
         sentence += (
-            f". With so few blocks an exact sign-flip test can't go below p = {least:.4g}, "
+            f". With so few blocks an exact sign-flip test cannot go below p = {least:.4g}, "
             f"so on its own it could not decide at this level"
         )
     return sentence + "."
