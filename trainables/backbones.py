@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, width * expansion, H / stride, W / stride)."""
         h_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
-        return F.relu(self.bn2(self.conv2(h_BCHW)) + self.shortcut(x_BCHW), inplace=True)
+        return F.relu(self.bn2(self.conv2(h_BCHW)).add_(self.shortcut(x_BCHW)), inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -65,7 +65,7 @@ class Bottleneck(nn.Module):
         """(B, inputs, H, W) -> (B, width * expansion, H / stride, W / stride)."""
         h_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
         h_BCHW = F.relu(self.bn2(self.conv2(h_BCHW)), inplace=True)
-        return F.relu(self.bn3(self.conv3(h_BCHW)) + self.shortcut(x_BCHW), inplace=True)
+        return F.relu(self.bn3(self.conv3(h_BCHW)).add_(self.shortcut(x_BCHW)), inplace=True)
 
 
 class Encoder(nn.Module):
