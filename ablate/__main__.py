@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
 
-def parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+def parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of everything, and each command's own."""
     top = Parser(
         prog="python -m ablate",

@@ -52,6 +52,20 @@ def show(answer: Answer) -> None:
     sys.stdout.write(tables.terminal(answer.findings, answer.plan.study, width=min(out.width, 120)).rstrip() + "\n")
 
 
+def attach(answer: Answer, home: Home, uri: str) -> str:
+    """Puts table, figures and report on the sweep's parent run in MLflow; returns what went wrong, else nothing.
+
+    The answer is on disk by now: a server that fails here costs a `sync` later, never the run.
+    """
+    from ablate import tracking
+
+    try:
+        tracking.attach(home, answer.plan.sweep, uri, answer.report.parent)
+    except tracking.TrackingError as error:
+        return str(error)
+    return ""
+
+
 def where_next(answer: Answer, home: Home) -> None:
     """Where to look now."""
     place = "" if str(home.root) == "ablate-home" else f" --home {home.root}"

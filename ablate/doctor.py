@@ -1,19 +1,17 @@
-"""`doctor`: what this machine has and lacks for a sweep, each with how to mend it."""
+"""`doctor`: what this machine has and lacks for a sweep, each with how to mend it.
+
+Its imports stay inside functions: this file is read whenever any command starts.
+"""
 
 import argparse
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from rich.text import Text
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         terminal.write_json([asdict(finding) for finding in findings])
         return 2 if failed else 0
-    rows = []
+    rows: list[list[str | Text]] = []
     for finding in findings:
         text = finding.found + (f"\n-> {finding.mend}" if finding.mend else "")
         rows.append([Text(finding.state, style=STYLE[finding.state]), finding.name, text])
@@ -87,6 +85,8 @@ def python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """The dependencies as this installation declares them: there, and not older than their lower bounds."""
+    import importlib.metadata
+
     try:
         requirements = importlib.metadata.requires("ablate") or []
     except importlib.metadata.PackageNotFoundError:
@@ -113,6 +113,8 @@ def packages() -> Iterator[Finding]:
 
 def torch_pair() -> Iterator[Finding]:
     """Whether torchvision was built for this torch: each release pins one, and both are CPU-only or both are not."""
+    import importlib.metadata
+
     try:
         torch, vision = importlib.metadata.version("torch"), importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:
@@ -135,6 +137,8 @@ def torch_pair() -> Iterator[Finding]:
 
 def devices() -> Iterator[Finding]:
     """Accelerators that torch can use."""
+    import importlib.util
+
     if importlib.util.find_spec("torch") is None:
         return
     try:
@@ -212,6 +216,10 @@ def sinks(args: argparse.Namespace, home: Home) -> Iterator[Finding]:
 
 def clock(url: str) -> Iterator[Finding]:
     """Times of two machines are compared in logs; a clock that is off makes them lie."""
+    import urllib.error
+    import urllib.request
+    from email.utils import parsedate_to_datetime
+
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             said = answer.headers.get("Date")
@@ -227,17 +235,18 @@ def clock(url: str) -> Iterator[Finding]:
 
 
 def ray_starts(home: Home) -> Finding:
-    """A Ray of our own starts, runs one task and stops."""
-    from ablate import sweep
+    """A Ray of our own starts and stops."""
+    from ablate.executors import Cluster, Refused, Resources, Unavailable
+    from ablate.worker import Job
 
     begin = time.perf_counter()
     try:
-        sweep.check(home)
-    except Exception as error:  # whatever Ray raises is the finding
-        return Finding(
-            "Ray", "fail", f"does not start: {error}", "--local runs without Ray; see Ray's logs under the home"
-        )
-    return Finding("Ray", "ok", f"starts and runs a task in {time.perf_counter() - begin:.1f} s")
+        with Cluster(Job(home=home), Resources(cpus=1.0, gpus=0.0), None) as cluster:
+            slots = cluster.slots()
+    except (Refused, Unavailable) as error:
+        return Finding("Ray", "fail", f"does not start: {error}", "--local runs without Ray")
+    took = time.perf_counter() - begin
+    return Finding("Ray", "ok", f"is up in {took:.1f} s, {terminal.count(slots, 'trial')} of one CPU at a time")
 
 
 def _answers(name: str, address: str, check: Callable[[], object]) -> Finding:

@@ -100,7 +100,9 @@ class LiveView:
             "",
         ]
         room = self._out.height - 8 - FAILURES_SHOWN
-        parts.append(terminal.arm_table(plan, found) if len(found.arms) <= room else _too_many(found, room))
+        parts.append(
+            terminal.arm_table(plan, found, self._out.width) if len(found.arms) <= room else _too_many(found, room)
+        )
         if found.failures:
             parts += [
                 "",

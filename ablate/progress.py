@@ -5,12 +5,12 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ablate.log import Entry, Record
 from ablate.plan import Plan, Trial
-from analysis import selection
 from search_spaces.study import Outcome
 
 
@@ -60,7 +60,7 @@ class Progress:
 def progress(plan: Plan, entries: Mapping[str, Entry], running: Collection[str] = ()) -> Progress:
     """The state of every trial of the plan; `running` are the ids that a live driver works on."""
     states = {trial.id: _state(entries.get(trial.id), trial.id in running) for trial in plan.trials}
-    counts = [sum(state == wanted for state in states.values()) for wanted in ("done", "failed", "running")]
+    counts = Counter(states.values())
     failures = tuple(
         (trial, record)
         for trial in plan.trials
@@ -88,7 +88,14 @@ def progress(plan: Plan, entries: Mapping[str, Entry], running: Collection[str] 
                 measured=len(values),
             )
         )
-    return Progress(len(states), *counts, arms=tuple(arms), failures=failures)
+    return Progress(
+        total=len(states),
+        done=counts["done"],
+        failed=counts["failed"],
+        running=counts["running"],
+        arms=tuple(arms),
+        failures=failures,
+    )
 
 
 def record_of(entries: Mapping[str, Entry], trial: str) -> Record | None:
@@ -99,6 +106,8 @@ def record_of(entries: Mapping[str, Entry], trial: str) -> Record | None:
 
 def outcome_of(record: Record | None, outcome: Outcome) -> float | None:
     """The outcome at the epoch that the study selects, in the metric's own unit; None where there is none."""
+    from analysis import selection
+
     curve = [epoch["metrics"].get(outcome.metric, math.nan) for epoch in record.epochs] if record else []
     value = selection.select(curve, outcome.select, outcome.higher_is_better)
     return value if math.isfinite(value) else None

@@ -92,9 +92,20 @@ def narrowed(whole: Plan, args: argparse.Namespace) -> Plan:
 
 def sweeps_of(home: Home, reference: str | None) -> list[str]:
     """Names of the sweeps that were launched in the home, all or of one study."""
-    name = "*" if reference is None else study_name(reference)
-    paths = sorted(home.logs.glob(f"{name}@*.jsonl"))
-    return [path.name.removesuffix(".jsonl") for path in paths]
+    names = [path.name.removesuffix(".jsonl") for path in sorted(home.logs.glob("*@*.jsonl"))]
+    if reference is None:
+        return names
+    if ".py" not in reference:
+        return [name for name in names if name.partition("@")[0] == reference]
+    # By what was launched: importing the user's file may cost seconds.
+    own = [name for name in names if (line := launched(home, name)) and _is_of(line["study"], reference)]
+    return own or [name for name in names if name.partition("@")[0] == study_of(reference).name]
+
+
+def _is_of(study: Mapping[str, Any], reference: str) -> bool:
+    """Whether a launched study came from the file, and has the name, of ./file.py:name."""
+    file, _, name = reference.partition(":")
+    return (study["origin"], name or study["name"]) == (str(Path(file).expanduser().resolve()), study["name"])
 
 
 def plan_from_line(line: Mapping[str, Any]) -> Plan:
@@ -105,11 +116,6 @@ def plan_from_line(line: Mapping[str, Any]) -> Plan:
 def forms_own_sweep(args: argparse.Namespace) -> bool:
     """Whether options were given that name one sweep of the study rather than the latest."""
     return bool(args.scale or args.dataset or args.set)
-
-
-def study_name(reference: str) -> str:
-    """The name that a reference's sweeps carry, without loading a study that may be gone by now."""
-    return study_of(reference).name if ".py" in reference else reference
 
 
 def on_dataset(scale: Scale, dataset: str) -> Scale:

@@ -11,7 +11,7 @@ from search_spaces.study import StudyError
 GONE = object()
 
 
-def stale(whole: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
+def stale(whole: Plan, entries: Mapping[str, Entry]) -> dict[str, list[str]]:
     """Trial id -> the files whose code, or the data, changed since it was recorded; only trials where some did."""
     digests: dict[str, Mapping[str, str]] = {}
     found = {}
@@ -23,21 +23,24 @@ def stale(whole: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
             digests[trial.method] = _digests(trial.method, whole.study.origin)
         reasons = provenance.stale(entry.record, digests[trial.method])
         if reasons:
-            found[trial.id] = ", ".join(reasons)
+            found[trial.id] = reasons
     return found
 
 
-def superseded(launched: Plan, reference: str) -> dict[str, str]:
+def superseded(launched: Plan) -> dict[str, list[str]]:
     """Trial id -> the fields that the study of that name has otherwise by now, for a sweep as it was launched.
 
     Such trials stay true of the study as launched; `run` would train others in their place.
     """
     from search_spaces import catalogue
 
+    if launched.study.origin:
+        # Importing a user's file may cost seconds, and status reads files only.
+        return {}
     try:
-        now = plan(catalogue.load(reference), launched.scale.name)
-    except (StudyError, OSError):
-        # The study or its scale is gone, or the scale was formed on the command line: nothing to compare with.
+        now = plan(catalogue.load(launched.study.name), launched.scale.name)
+    except StudyError:
+        # The study is gone, or the scale was formed on the command line: nothing to compare with.
         return {}
     trials = {trial.id: trial for trial in (*launched.trials, *now.trials)}
     today = {(cell.arm, cell.block.name): cell.trial for cell in now.cells}
@@ -45,9 +48,9 @@ def superseded(launched: Plan, reference: str) -> dict[str, str]:
     for cell in launched.cells:
         other = today.get((cell.arm, cell.block.name), GONE)
         if other is GONE:
-            found[cell.trial] = "the study has no such arm and block now"
+            found[cell.trial] = ["the study has no such arm and block now"]
         elif other != cell.trial:
-            found[cell.trial] = ", ".join(_differences(trials[cell.trial], trials[str(other)]))
+            found[cell.trial] = list(_differences(trials[cell.trial], trials[str(other)]))
     return found
 
 

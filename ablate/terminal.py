@@ -134,17 +134,17 @@ def bar(state: Progress | ArmProgress, width: int = 40) -> Text:
     return text
 
 
-def arm_table(plan: Plan, state: Progress) -> RenderableType:
-    """Each arm with its blocks done and the mean of its outcome so far."""
+def arm_table(plan: Plan, state: Progress, width: int) -> RenderableType:
+    """Each arm with its blocks done and the mean of its outcome so far, on a terminal of so many columns."""
     outcome = plan.study.outcome
     unit = " (%)" if outcome.unit == 100 else ""
     failed, running = any(arm.failed for arm in state.arms), any(arm.running for arm in state.arms)
     columns = ["arm", "", "done", *(["failed"] if failed else []), *(["running"] if running else [])]
     columns.append(f"mean {outcome.label}{unit} so far")
-    rows = []
+    rows: list[list[str | Text]] = []
     for arm in state.arms:
         mark = " (baseline)" if arm.arm == plan.study.baseline else ""
-        row = [arm.label + mark, bar(arm, 12), f"{arm.done}/{arm.total}"]
+        row = [arm.label + mark, bar(arm, 12 if width >= 100 else 6), f"{arm.done}/{arm.total}"]
         row += [Text(str(arm.failed or ""), style="bold red")] if failed else []
         row += [Text(str(arm.running or ""), style="cyan")] if running else []
         row.append("" if arm.mean is None else f"{arm.mean * outcome.unit:.2f}")
@@ -160,13 +160,21 @@ def failures(failed: Sequence[tuple[Trial, Record]], shown: int) -> RenderableTy
     return grid(["arm and block", "trial", "reason", "error"], rows)
 
 
-def stale_table(plan: Plan, stale: Mapping[str, str], shown: int) -> RenderableType:
-    """Trial and what changed since."""
+def stale_table(plan: Plan, stale: Mapping[str, Sequence[str]], shown: int) -> RenderableType:
+    """What changed, and the trials that were made before it; those with the same reasons in one row."""
     labels = {trial.id: trial.label for trial in plan.trials}
-    rows = [[labels[trial], trial, why] for trial, why in list(stale.items())[:shown]]
-    if len(stale) > shown:
-        rows.append([f"and {len(stale) - shown} more", "", ""])
-    return grid(["arm and block", "trial", "changed since"], rows)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for trial, reasons in stale.items():
+        groups.setdefault(tuple(reasons), []).append(f"{labels[trial]} ({trial})")
+    rows = []
+    for reasons, trials in groups.items():
+        rows.append([count(len(trials), "trial"), _some(reasons, shown), _some(trials, 3)])
+    return grid(["", "what changed", "which"], rows)
+
+
+def _some(items: Sequence[str], shown: int) -> str:
+    rest = len(items) - shown
+    return "\n".join([*items[:shown], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def outcome_text(record: Record, outcome: Outcome) -> str:

@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
 def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
     """Checks, trains, answers; returns the exit code. `resume` comes here too."""
     from ablate import driver, tracking
+    from ablate.executors import Refused
 
     chosen = driver_options(home, args)
     preflight.check_home(home)
-    todo = driver.pending(plan, home, retry_failed=chosen.retry_failed)
+    todo = driver.pending(plan, home, retry_failed=chosen.retry_failed, fresh=chosen.fresh)
     if todo:
         preflight.check_data(plan, home, chosen.data)
     try:
@@ -44,7 +45,7 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
     except driver.Held as error:
         terminal.complain(str(error))
         return HELD
-    except (driver.Refused, tracking.TrackingError) as error:
+    except (Refused, tracking.TrackingError) as error:
         raise request.UsageError(str(error)) from error
     return _conclude(plan, home, args, result)
 
@@ -64,6 +65,7 @@ def driver_options(home: Home, args: argparse.Namespace) -> "Options":
         mlflow=options.sink(args.mlflow, home.mlflow),
         optuna=options.sink(args.optuna, home.optuna),
         retry_failed=args.retry_failed,
+        fresh=args.fresh,
         command=typed_command(),
     )
 
@@ -95,11 +97,26 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
         )
         return INTERRUPTED
     found = answer.write(plan, home, command=typed_command())
-    answer.deliver(found, home, options.sink(args.mlflow, home.mlflow), options.sink(args.optuna, home.optuna))
     answer.show(found)
+    late = _late(result)
+    uri = options.sink(args.mlflow, home.mlflow)
+    if uri is not None and result.trained and not late:
+        late = answer.attach(found, home, uri)
     terminal.console().print()
     answer.where_next(found, home)
+    if result.message:
+        terminal.warn(result.message)
+    if late:
+        terminal.warn(f"MLflow lacks some of it: {late}. Deliver it later:  python -m ablate sync")
     return 1 if result.failed else 0
+
+
+def _late(result: "Result") -> str:
+    """What MLflow has not got, and why."""
+    delivered = result.delivered
+    if delivered is None or not (delivered.pending or delivered.error):
+        return ""
+    return f"{terminal.count(delivered.pending, 'trial')} undelivered ({delivered.error or 'it took too long'})"
 
 
 def resume_command(args: argparse.Namespace) -> str:

@@ -100,7 +100,7 @@ def _outcome(outcome: Outcome) -> str:
     return f"{outcome.label} ({outcome.metric}), {rule}; {direction}"
 
 
-def _arms(plan: Plan, state: Progress, stale: Mapping[str, str]) -> Any:
+def _arms(plan: Plan, state: Progress, stale: Mapping[str, list[str]]) -> Any:
     rows = []
     for arm in state.arms:
         own = [cell.trial for cell in plan.cells if cell.arm == arm.arm]
@@ -242,7 +242,7 @@ def cost_text(plan: Plan, entries: Mapping[str, Entry]) -> str:
     )
 
 
-def as_plain(plan: Plan, entries: Mapping[str, Entry], stale: Mapping[str, str]) -> dict[str, Any]:
+def as_plain(plan: Plan, entries: Mapping[str, Entry], stale: Mapping[str, list[str]]) -> dict[str, Any]:
     """The same for a program."""
     study, state = plan.study, progress(plan, entries)
     return {

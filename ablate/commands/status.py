@@ -26,7 +26,10 @@ class Sweep:
     progress: Progress
     left: float | None
     """Seconds until done at the pace of the running driver; None when none runs or nothing tells the pace."""
-    stale: Mapping[str, str]
+    stale: Mapping[str, list[str]]
+    """Trial -> files or data changed since."""
+    superseded: Mapping[str, list[str]]
+    """Trial -> fields that the study has otherwise now."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -58,15 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 def sweeps(home: Home, study: str | None, scale: str | None) -> list[Sweep]:
     """Every sweep of the home, or of one study, or of one of its scales; the last launched one first."""
-    lines = []
-    for path in home.logs.glob("*.jsonl"):
-        line = launched(home, path.name.removesuffix(".jsonl"))
-        if line is None or (study and line["study"]["name"] != request.study_name(study)):
-            continue
-        if scale is None or line["scale"] == scale:
-            lines.append(line)
-    if study and not lines:
+    names = request.sweeps_of(home, study)
+    if study and not names:
         request.study_of(study)
+    lines = [line for name in names if (line := launched(home, name)) and scale in (None, line["scale"])]
     entries = ledger(home)
     ordered = sorted(lines, key=lambda line: -line["time"])
     return [sweep_of(home, request.plan_from_line(line), entries) for line in ordered]
@@ -76,7 +74,8 @@ def sweep_of(home: Home, plan: Plan, entries: Mapping[str, Entry]) -> Sweep:
     """Everything that the files say of one sweep."""
     driver = driver_of(home, plan.sweep)
     state = progress(plan, entries, driver.running)
-    return Sweep(plan, driver, state, _left(plan, entries, driver, state), staleness.stale(plan, entries))
+    left = _left(plan, entries, driver, state)
+    return Sweep(plan, driver, state, left, staleness.stale(plan, entries), staleness.superseded(plan))
 
 
 def _left(plan: Plan, entries: Mapping[str, Entry], driver: Driver, state: Progress) -> float | None:
@@ -103,12 +102,17 @@ def _print(out: Any, sweep: Sweep, home: Home) -> None:
         out.print(terminal.heading("Failed"))
         out.print(terminal.failures(state.failures, SHOWN))
     out.print()
-    out.print(terminal.arm_table(sweep.plan, state))
+    out.print(terminal.arm_table(sweep.plan, state, out.width))
     if sweep.stale:
         out.print()
         out.print(terminal.heading("Stale: made by other code or data than there is now"))
         out.print(terminal.stale_table(sweep.plan, sweep.stale, SHOWN))
         out.print(f"To train them again:  {_again(sweep.plan, home)} --fresh", soft_wrap=True)
+    if sweep.superseded:
+        out.print()
+        out.print(terminal.heading("The study is another by now: this sweep stands as it was launched"))
+        out.print(terminal.stale_table(sweep.plan, sweep.superseded, SHOWN))
+        out.print(f"To train the study as it is:  {_again(sweep.plan, home, 'run')}", soft_wrap=True)
 
 
 def _driver_text(sweep: Sweep, home: Home) -> str:
@@ -153,4 +157,5 @@ def as_plain(sweep: Sweep) -> dict[str, Any]:
             for trial, record in state.failures
         ],
         "stale": dict(sweep.stale),
+        "superseded": dict(sweep.superseded),
     }
