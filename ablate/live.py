@@ -33,7 +33,8 @@ class State:
         self._entries = dict(entries)
         self._epochs: dict[str, int] = {}
         self._ended = 0
-        self._first: float | None = None
+        self._anchor: tuple[float, float] | None = None
+        """Clock and trials finished when the first epoch came in: before that, workers were starting."""
         self._clock = clock
         self._lock = threading.Lock()
 
@@ -41,24 +42,31 @@ class State:
         """Takes in one event."""
         with self._lock:
             if event.kind == "started":
-                self._first = self._clock() if self._first is None else self._first
                 self._epochs[event.trial] = 0
-            elif event.kind == "epoch" and event.trial in self._epochs:
+            elif event.kind == "epoch":
                 self._epochs[event.trial] = event.epoch
-            elif event.kind in ("ended", "lost"):
+            else:
                 self._epochs.pop(event.trial, None)
             if event.kind == "ended":
                 self._ended += 1
                 self._entries[event.trial] = Entry(record=event.record)
+            if self._anchor is None and event.kind in ("epoch", "ended"):
+                self._anchor = (self._clock(), self._finished())
 
     def now(self) -> tuple[Progress, float | None]:
-        """Progress, and seconds left at the pace since the first trial of this run began."""
+        """Progress, and the seconds left at the pace so far; None while nothing tells it."""
         with self._lock:
             found = progress(self.plan, self._entries, self._epochs.keys())
-            if self._first is None:
+            if self._anchor is None:
                 return found, None
-            parts = sum(part_done(self._trials[trial], epoch) for trial, epoch in self._epochs.items())
-            return found, time_left(self._ended + parts, found.remaining - parts, self._clock() - self._first)
+            since, before = self._anchor
+            finished = self._finished()
+            remaining = found.remaining - (finished - self._ended)
+            return found, time_left(finished - before, remaining, self._clock() - since)
+
+    def _finished(self) -> float:
+        """Trials ended in this run, and the parts of running ones that are over."""
+        return self._ended + sum(part_done(self._trials[trial], epoch) for trial, epoch in self._epochs.items())
 
     def label(self, trial: str) -> str:
         """Arm and block."""
@@ -100,9 +108,8 @@ class LiveView:
             "",
         ]
         room = self._out.height - 8 - FAILURES_SHOWN
-        parts.append(
-            terminal.arm_table(plan, found, self._out.width) if len(found.arms) <= room else _too_many(found, room)
-        )
+        fits = len(found.arms) <= room
+        parts.append(terminal.arm_table(plan, found, self._out.width) if fits else _too_many(found, room))
         if found.failures:
             parts += [
                 "",

@@ -144,7 +144,7 @@ def arm_table(plan: Plan, state: Progress, width: int) -> RenderableType:
     rows: list[list[str | Text]] = []
     for arm in state.arms:
         mark = " (baseline)" if arm.arm == plan.study.baseline else ""
-        row = [arm.label + mark, bar(arm, 12 if width >= 100 else 6), f"{arm.done}/{arm.total}"]
+        row: list[str | Text] = [arm.label + mark, bar(arm, 12 if width >= 100 else 6), f"{arm.done}/{arm.total}"]
         row += [Text(str(arm.failed or ""), style="bold red")] if failed else []
         row += [Text(str(arm.running or ""), style="cyan")] if running else []
         row.append("" if arm.mean is None else f"{arm.mean * outcome.unit:.2f}")
