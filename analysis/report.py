@@ -92,7 +92,7 @@ def _jsonable(value: Any) -> Any:
 def replace(path: Path, content: str | bytes) -> None:
     """Writes the file whole or not at all: a reader never sees half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
     partial.replace(path)
 
 

@@ -40,7 +40,8 @@ class Table:
 
 def text(table: Table) -> str:
     """The table in fixed-width columns, for a terminal or a log."""
-    grid = [[column.head for column in table.columns], *([*row.cells] for row in table.rows)]
+    lines = [[column.head for column in table.columns], *(row.cells for row in table.rows)]
+    grid = [[one_line(cell) for cell in cells] for cells in lines]
     widths = [max(_width(line[index]) for line in grid) for index in range(len(table.columns))]
 
     def line(cells: Sequence[str]) -> str:
@@ -51,7 +52,7 @@ def text(table: Table) -> str:
         return "  ".join(parts).rstrip()
 
     body = [line(grid[0]), "  ".join("─" * width for width in widths), *(line(cells) for cells in grid[1:])]
-    return "\n".join([*body, *table.notes])
+    return "\n".join([*body, *map(one_line, table.notes)])
 
 
 def _width(cell: str) -> int:
@@ -199,5 +200,5 @@ def _latex_character(char: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space made one space."""
-    return " ".join(text.split())
+    """The text on one line, without the characters that control a terminal."""
+    return "".join(char for char in " ".join(text.split()) if unicodedata.category(char) not in ("Cc", "Cs"))

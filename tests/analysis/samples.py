@@ -1,4 +1,4 @@
-"""Synthetic studies and frames for the tests of tables, figures and reports. Drawn from a seeded normal, never measured."""
+"""Synthetic studies and frames for the tests of tables, figures and reports: drawn from a seed, never measured."""
 
 import json
 import math
