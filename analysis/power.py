@@ -37,9 +37,14 @@ def power_difference(n: int, effect: float, sd: float, alpha: float = 0.05) -> f
         return 0.0
     critical = special.stdtrit(n - 1, 1 - alpha / 2)
     shift = abs(effect) / sd * math.sqrt(n)
-    if shift > critical + 30:
-        return 1.0
-    return float(1 - special.nctdtr(n - 1, shift, critical) + special.nctdtr(n - 1, shift, -critical))
+    missed = _noncentral_t(n - 1, shift, critical) - _noncentral_t(n - 1, shift, -critical)
+    return float(1 - missed)
+
+
+def _noncentral_t(df: int, shift: float, t: float) -> float:
+    """Its distribution function. SciPy gives NaN for some chances that are all but zero (below 2e-7): zero here."""
+    chance = float(special.nctdtr(df, shift, t))
+    return 0.0 if math.isnan(chance) else chance
 
 
 def power_equivalence(n: int, margin: float, sd: float, alpha: float = 0.05, effect: float = 0.0) -> float:
@@ -110,8 +115,8 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 def design(study: Study, scale: str, blocks: int | None = None) -> Design:
     """What `study` at `scale` can find, over a range of standard deviations of the paired differences.
 
-    Where contrasts differ in their number of blocks, in the size of their family or in their margin, the figures are for
-    the fewest blocks, the largest family and the smallest margin.
+    Where contrasts differ in their number of blocks, in the size of their family or in their margin, the figures are
+    for the fewest blocks, the largest family and the smallest margin.
 
     Args:
         study: with its contrasts, family sizes, alpha and margins.
