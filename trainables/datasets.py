@@ -6,6 +6,8 @@ prepared on first use, by one process, under the home's data folder:
     decoded/<data set>-<state of its files>/      all its images, as they are
     prepared/<protocol>-<split>-<key>/            what one spec asks for: selected, relabelled, resized
 
+Both can be deleted at any time that no trial runs. The whole of a set in its own size is not stored a second time.
+
 scikit-learn's digits have no official test part: for each split number, half of each class's images (drawn once, by a
 named stream) are for training and half for testing. Their split numbers 0 to 4 have MNIST's known classes, further ones
 are drawn the same way, so that a study can have as many blocks as it needs.

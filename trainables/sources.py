@@ -32,12 +32,12 @@ def find(name: str, cache: Path, folder: Path | None) -> Located | None:
     Raises:
         DataError: the folder is missing or empty, or a part of the data set is missing in it.
     """
+    if folder is not None and not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(f"The data folder {folder} {what}. Give an existing one by --data DIR or ABLATE_DATA.")
     if not SOURCES[name].folders:
         return Located(SOURCES[name], "embedded", {})
     if folder is not None:
-        if not folder.is_dir():
-            what = "is a file, not a folder" if folder.exists() else "does not exist"
-            raise DataError(f"The data folder {folder} {what}. Give an existing one by --data DIR or ABLATE_DATA.")
         if next(folder.iterdir(), None) is None:
             raise DataError(f"The data folder {folder} is empty. {_wanted(name)}")
         found = _located(SOURCES[name], folder)
@@ -69,7 +69,8 @@ def fingerprint(located: Located) -> str:
     entries = []
     for part, paths in sorted(located.files.items()):
         for path in paths:
-            for item in [path, *sorted(path.glob("*/images"))] if path.is_dir() else [path]:
+            folders = [*path.glob("*"), *path.glob("*/images")] if path.is_dir() else []
+            for item in [path, *sorted(folders)]:
                 status = item.stat()
                 entries.append([part, item.name, status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps([located.source.title, located.kind, entries]).encode()).hexdigest()[:12]

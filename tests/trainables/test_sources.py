@@ -269,7 +269,8 @@ def refused(source: Path, *words: str, spec: DataSpec = CLOSED, cheaply: bool = 
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    refused(tmp_path / "d", str(tmp_path / "d"), "does not exist", "--data", cheaply=True)
+    for spec in (CLOSED, DataSpec(protocol="digits")):  # said even where the data are embedded
+        refused(tmp_path / "d", str(tmp_path / "d"), "does not exist", "--data", spec=spec, cheaply=True)
 
 
 def test_a_file_for_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,359 @@
+"""Protocols: which images a spec means, prepared once, shared by all trials."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainables import datasets, splits
+from trainables.config import ConfigError
+from trainables.datasets import PROTOCOLS, SOURCES, DataError, DataSpec, check, class_split, open_data, open_source
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "cifar10").is_dir(), reason="needs the real images in ../shared/data beside the repository"
+)
+OPEN_SET = [name for name, protocol in PROTOCOLS.items() if protocol.open_set]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the module, so that real images are decoded once."""
+    return tmp_path_factory.mktemp("data")
+
+
+# Class splits
+
+
+def test_openness_is_the_protocols() -> None:
+    """1 - sqrt(known / all classes), the paper's definition, and Scheirer's, from the specification's table."""
+    expected = {
+        "digits": (6, 10, 0.2254, 0.1340),
+        "mnist": (6, 10, 0.2254, 0.1340),
+        "svhn": (6, 10, 0.2254, 0.1340),
+        "cifar10": (6, 10, 0.2254, 0.1340),
+        "cifar+10": (4, 14, 0.4655, 0.3333),
+        "cifar+50": (4, 54, 0.7278, 0.6286),
+        "tinyimagenet": (20, 200, 0.6838, 0.5736),
+    }
+    assert set(expected) == set(OPEN_SET)
+    for name, (known_count, count, paper, scheirer) in expected.items():
+        for split in range(5):
+            known, unknown = class_split(DataSpec(protocol=name, split=split))
+            assert len(set(known)) == len(known) == known_count
+            assert len(set(unknown)) == len(unknown) == count - known_count
+            assert 1 - math.sqrt(len(known) / count) == pytest.approx(paper, abs=5e-5)
+            assert 1 - math.sqrt(2 * len(known) / (len(known) + count)) == pytest.approx(scheirer, abs=5e-5)
+
+
+def test_unknown_classes_are_the_others_or_those_listed() -> None:
+    assert class_split(DataSpec(protocol="mnist")) == ((2, 4, 5, 9, 8, 3), (0, 1, 6, 7))
+    assert class_split(DataSpec(protocol="cifar10", split=4)) == ((2, 4, 1, 7, 9, 6), (0, 3, 5, 8))
+    assert class_split(DataSpec(protocol="cifar+10", split=3)) == (
+        (6, 4, 9, 1),
+        (95, 60, 30, 73, 46, 49, 68, 99, 8, 71),
+    )
+    for name in ("mnist", "svhn", "cifar10", "tinyimagenet"):
+        for split in range(5):
+            known, unknown = class_split(DataSpec(protocol=name, split=split))
+            assert sorted(known + unknown) == list(range(SOURCES[name].expected or 0))
+
+
+def test_tables_are_those_of_the_published_splits() -> None:
+    """SHA-256 of the JSON of the seven tables, made from sgvaze/osr_closed_set_all_you_need @c977dad, osr_splits.py."""
+    tables = [
+        splits.MNIST,
+        splits.SVHN,
+        splits.CIFAR10,
+        splits.CIFAR_PLUS,
+        splits.CIFAR_PLUS_10_UNKNOWN,
+        splits.CIFAR_PLUS_50_UNKNOWN,
+        splits.TINYIMAGENET,
+    ]
+    published = "b4f4dafb21dbb5c867e3ae3e7924a21b47eaa6ed6ab7f6e88d849ffdeda91ad4"
+    assert hashlib.sha256(json.dumps(tables).encode()).hexdigest() == published
+    for ten, fifty in zip(splits.CIFAR_PLUS_10_UNKNOWN, splits.CIFAR_PLUS_50_UNKNOWN, strict=True):
+        assert set(ten) < set(fifty)
+
+
+def test_further_digits_splits_are_drawn_once_and_for_all() -> None:
+    drawn = [class_split(DataSpec(protocol="digits", split=split))[0] for split in range(5, 40)]
+    assert drawn == [class_split(DataSpec(protocol="digits", split=split))[0] for split in range(5, 40)]
+    assert all(len(set(known)) == 6 and set(known) < set(range(10)) for known in drawn)
+    assert len({frozenset(known) for known in drawn}) > 20
+    assert [class_split(DataSpec(protocol="digits", split=i))[0] for i in range(5)] == list(splits.MNIST)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "split", "words"),
+    [
+        ("cifar", 0, "Did you mean 'cifar10'"),
+        ("cifar10", 5, "the splits of cifar10 are 0 to 4"),
+        ("cifar10-closed", 1, "are 0 only"),
+    ],
+)
+def test_unknown_protocols_and_splits_are_refused(tmp_path: Path, protocol: str, split: int, words: str) -> None:
+    spec = DataSpec(protocol=protocol, split=split)
+    with pytest.raises(DataError, match=words):
+        open_data(spec, cache=tmp_path)
+    with pytest.raises(DataError, match=words):
+        check(spec, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("split", -1), ("side", 2), ("per_class", 0), ("test_per_class", 0), ("side", "16")]
+)
+def test_specs_out_of_range_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        DataSpec(**{"protocol": "digits", field: value})
+
+
+# The digits
+
+
+def test_digits_are_scikit_learns(cache: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    train = open_source("digits", cache=cache)["train"]
+    np.testing.assert_array_equal(train.pixels[..., 0], np.rint(digits.images / 16 * 255))
+    np.testing.assert_array_equal(train.labels, digits.target)
+
+
+@pytest.mark.parametrize("split", [0, 3, 17])
+def test_digits_resplit_is_stratified_and_disjoint(cache: Path, split: int) -> None:
+    spec = DataSpec(protocol="digits", split=split)
+    data, (known, unknown) = open_data(spec, cache=cache), class_split(spec)
+    totals = np.bincount(open_source("digits", cache=cache)["train"].labels)
+    assert len(data.train.labels) == sum(totals[number] // 2 for number in known)
+    for label, number in enumerate(known):
+        assert (data.train.labels == label).sum() == totals[number] // 2
+        assert (data.test.labels == label).sum() == totals[number] - totals[number] // 2
+    assert set(data.others["unknown"].original.tolist()) == set(unknown)
+    assert set(data.others["unknown"].labels.tolist()) == {-2}
+    seen = {image.tobytes() for image in data.train.pixels}
+    assert not seen & {image.tobytes() for image in data.test.pixels}
+
+
+def test_known_classes_are_numbered_in_the_order_listed(cache: Path) -> None:
+    spec = DataSpec(protocol="digits", split=1)
+    data, known = open_data(spec, cache=cache), class_split(spec)[0]
+    assert data.classes == tuple(str(number) for number in known) == ("3", "2", "6", "9", "4", "0")
+    for part in (data.train, data.test):
+        np.testing.assert_array_equal(part.original, np.array(known)[part.labels])
+
+
+def test_resplits_of_the_closed_set_differ(cache: Path) -> None:
+    one, two = (open_data(DataSpec(protocol="digits-closed", split=split), cache=cache) for split in (0, 1))
+    assert one.others == {}
+    assert one.classes == tuple("0123456789")
+    assert len(one.train.labels) + len(one.test.labels) == 1797
+    assert one.digest != two.digest
+
+
+def test_the_images_a_spec_means_never_change(cache: Path) -> None:
+    """Trials already run were trained on exactly these: another digest here means another VERSION of everything."""
+    digests = {
+        DataSpec(protocol="digits"): "5294d9b6b96e1d6bf7a9965cfb6b5a8d22e1db273c14a4872dc4dba78a3c9ca8",
+        DataSpec(
+            protocol="digits", split=7, per_class=20
+        ): "c19147039c6d07e7c0b84bbfbe020e01a835cbdb5e343899fc4130728a048a9e",
+    }
+    for spec, digest in digests.items():
+        assert open_data(spec, cache=cache).digest == digest
+
+
+# Numbers of images, size
+
+
+def test_per_class_takes_the_first_of_a_fixed_order(cache: Path) -> None:
+    base = DataSpec(protocol="digits", split=2)
+    few, more, all_of_them = (
+        open_data(dataclasses.replace(base, per_class=n, test_per_class=t), cache=cache)
+        for n, t in ((5, 3), (20, 10), (10_000, 10_000))
+    )
+    assert np.bincount(few.train.labels).tolist() == [5] * 6
+    assert np.bincount(few.test.labels).tolist() == [3] * 6
+    assert len(few.others["unknown"].labels) == 4 * 3
+    for part in ("train", "test"):
+        small, large = ({image.tobytes() for image in getattr(data, part).pixels} for data in (few, more))
+        assert small < large
+    assert all_of_them.digest == open_data(base, cache=cache).digest
+
+
+def test_side_resizes_with_antialiasing_once(cache: Path) -> None:
+    native = open_data(DataSpec(protocol="digits"), cache=cache)
+    for side in (4, 16):
+        resized = open_data(DataSpec(protocol="digits", side=side), cache=cache)
+        expected = Image.fromarray(native.train.pixels[9, ..., 0]).resize((side, side), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(resized.train.pixels[9, ..., 0], np.asarray(expected))
+        assert resized.train.pixels.shape == (537, side, side, 1)
+        assert resized.others["unknown"].pixels.shape[1:] == (side, side, 1)
+    assert open_data(DataSpec(protocol="digits", side=8), cache=cache).digest == native.digest
+
+
+# Once, and shared
+
+
+def test_the_second_trial_only_maps_the_arrays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DataSpec(protocol="digits", split=4)
+    first = open_data(spec, cache=cache)
+    monkeypatch.setattr("trainables.arraystore._make", None)
+    monkeypatch.setattr("trainables.arraystore.array_digest", None)
+    second = open_data(spec, cache=cache)
+    for images in (first.train, second.train, second.others["unknown"]):
+        assert isinstance(images.pixels, np.memmap)
+    assert second.train.pixels.filename == first.train.pixels.filename
+    assert second.digest == first.digest
+
+
+def test_arrays_become_tensors_without_a_copy_or_a_warning(cache: Path) -> None:
+    data = open_data(DataSpec(protocol="digits"), cache=cache)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels, labels = torch.from_numpy(data.train.pixels), torch.from_numpy(data.train.labels)
+    assert pixels.data_ptr() == data.train.pixels.ctypes.data
+    pixels[0] = 255  # this trial's own: copied on writing
+    assert open_data(DataSpec(protocol="digits"), cache=cache).train.pixels[0].max() < 256
+    assert not (np.asarray(open_data(DataSpec(protocol="digits"), cache=cache).train.pixels[0]) == 255).all()
+    assert labels.dtype == torch.int64
+
+
+def test_damaged_arrays_are_prepared_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = DataSpec(protocol="digits", per_class=5, test_per_class=5)
+    before = open_data(spec, cache=tmp_path)
+    for folder in ("prepared", "decoded"):
+        for path in (tmp_path / folder).glob("*/train.pixels.npy"):
+            path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        after = open_data(spec, cache=tmp_path)
+    assert after.digest == before.digest
+    assert caplog.text.count("is made again") == 2
+
+
+def test_the_whole_of_a_set_is_not_stored_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = np.arange(1797)
+    monkeypatch.setattr(datasets, "_chosen", lambda *_: everything)
+    open_data(DataSpec(protocol="digits-closed"), cache=tmp_path)
+    (decoded,) = (tmp_path / "decoded").glob("*/train.pixels.npy")
+    (prepared,) = (tmp_path / "prepared").glob("*/test.pixels.npy")
+    assert prepared.samefile(decoded)
+
+
+_CHILD = """
+import logging, sys
+from pathlib import Path
+from trainables.datasets import DataSpec, open_data
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+folder = Path(sys.argv[1])
+(folder / f"ready{sys.argv[2]}").touch()
+while not (folder / "go").exists():
+    pass
+print(open_data(DataSpec(protocol="digits", split=int(sys.argv[2]) % 2), cache=folder / "cache").digest)
+"""
+
+
+def test_four_first_trials_at_the_same_moment_decode_once(tmp_path: Path) -> None:
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(tmp_path), str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for i in range(4)
+    ]
+    while len(list(tmp_path.glob("ready*"))) < 4:
+        assert all(child.poll() is None for child in children)
+    (tmp_path / "go").touch()
+    said = [child.communicate(timeout=60)[0] for child in children]
+    assert [child.returncode for child in children] == [0] * 4
+    assert "".join(said).count("Decoding") == 1
+    digests = [text.split()[-1] for text in said]
+    assert digests[0] == digests[2] != digests[1] == digests[3]
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be kept in .*--home or ABLATE_HOME"):
+        open_data(DataSpec(protocol="digits"), cache=tmp_path / "file" / "data")
+
+
+def test_check_writes_nothing(tmp_path: Path) -> None:
+    check(DataSpec(protocol="digits"), cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_protocols_and_specs_need_neither_torch_nor_pyarrow() -> None:
+    heavy = "{'torch', 'torchvision', 'pyarrow', 'sklearn', 'PIL', 'scipy'}"
+    code = f"import sys, trainables.datasets; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# Real images
+
+
+@needs_shared
+@pytest.mark.parametrize("split", range(5))
+def test_real_cifar10(cache: Path, split: int) -> None:
+    spec = DataSpec(protocol="cifar10", split=split)
+    data = open_data(spec, cache=cache, source=SHARED, download=False)
+    assert [len(part.labels) for part in (data.train, data.test, data.others["unknown"])] == [30000, 6000, 4000]
+    assert np.bincount(data.train.labels).tolist() == [5000] * 6
+    names = SOURCES["cifar10"].classes
+    assert data.classes == tuple(names[number] for number in splits.CIFAR10[split])
+    if split == 0:  # the constants of the protocol are those of the whole training set, to the JPEG's loss
+        mean = data.train.pixels.reshape(-1, 3).mean(0) / 255
+        np.testing.assert_allclose(mean, data.mean, atol=0.03)
+
+
+@needs_shared
+def test_real_cifar10_is_the_hubs_first_image(cache: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(SHARED / "cifar10" / "test-00000-of-00001.parquet") as file:
+        row = next(file.iter_batches(batch_size=1)).to_pylist()[0]
+    data = open_data(DataSpec(protocol="cifar10-closed"), cache=cache, source=SHARED / "cifar10", download=False)
+    expected = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+    np.testing.assert_array_equal(data.test.pixels[0], expected)
+    assert data.test.labels[0] == row["label"]
+    assert len(data.train.labels) == 50000
+
+
+@needs_shared
+def test_real_cifar10_with_no_cifar100_beside_it(cache: Path) -> None:
+    for call in (open_data, check):
+        with pytest.raises(DataError, match="CIFAR-100 is not found under"):
+            call(DataSpec(protocol="cifar+10"), cache=cache, source=SHARED, download=False)
+
+
+@needs_shared
+def test_real_mnist_and_omniglot(cache: Path) -> None:
+    data = open_data(DataSpec(protocol="mnist"), cache=cache, source=SHARED, download=False)
+    assert len(data.test.labels) + len(data.others["unknown"].labels) == 10000
+    assert data.train.pixels.shape[1:] == (28, 28, 1)
+    assert np.bincount(data.train.labels).tolist() == [5958, 5842, 5421, 5949, 5851, 6131]  # of 2, 4, 5, 9, 8, 3
+    characters = open_source("omniglot", cache=cache, source=SHARED)["train"]
+    assert characters.pixels.shape == (4840, 105, 105, 1)
+    assert np.bincount(characters.labels).tolist() == [20] * 242
+
+
+@pytest.mark.slow
+@needs_shared
+def test_real_tinyimagenet(cache: Path) -> None:
+    for split in range(5):
+        spec = DataSpec(protocol="tinyimagenet", split=split, side=32)
+        data = open_data(spec, cache=cache, source=SHARED, download=False)
+        assert np.bincount(data.train.labels).tolist() == [250] * 20  # half of each class's images are there
+        assert [len(data.test.labels), len(data.others["unknown"].labels)] == [1000, 9000]
+        wnids = [name.split()[0] for name in data.classes]
+        assert np.argsort(np.argsort(splits.TINYIMAGENET[split])).tolist() == np.argsort(np.argsort(wnids)).tolist()
