@@ -73,13 +73,22 @@ def _upsampled(map_Bhw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def peak(map_Bhw: Tensor, tie: Tie = "first") -> Tensor:
-    """Row and column (B, 2), as floats, of each map's maximum: the first in row-major order or the mean of the tied."""
+    """Row and column (B, 2), as floats, of each map's maximum.
+
+    Upsampling is flat along the margin, so that maxima there tie, up to rounding.
+
+    Args:
+        map_Bhw: maps.
+        tie: 'first' takes the first maximum in row-major order, exactly; 'centre' the mean of all that are equal to
+            within rounding (a millionth).
+    """
     width = map_Bhw.shape[2]
     flat_BP = map_Bhw.flatten(1)
     if tie == "first":
         best_B = flat_BP.argmax(1)
         return torch.stack([best_B // width, best_B % width], 1).to(map_Bhw.dtype)
-    tied_BP = (flat_BP == flat_BP.amax(1, keepdim=True)).to(map_Bhw.dtype)
+    highest_B1 = flat_BP.amax(1, keepdim=True)
+    tied_BP = (flat_BP >= highest_B1 - 1e-6 * highest_B1.abs()).to(map_Bhw.dtype)
     place_P = torch.arange(flat_BP.shape[1], device=map_Bhw.device)
     place_P2 = torch.stack([place_P // width, place_P % width], 1).to(map_Bhw.dtype)
     return tied_BP @ place_P2 / tied_BP.sum(1, keepdim=True)

@@ -217,6 +217,8 @@ def _check_training(config: Config) -> None:
     require(0 <= config.moco_momentum <= 1, config, "moco_momentum", "between 0 and 1")
     require(0 < config.crop_scale <= 1, config, "crop_scale", "above 0 and at most 1")
     require(0 <= config.rotation <= 180, config, "rotation", "between 0 and 180 degrees")
+    rising = all(first < second for first, second in zip(config.milestones, config.milestones[1:], strict=False))
+    require(rising and min(config.milestones, default=0) >= 0, config, "milestones", "rising epochs, from 0")
     require(config.evaluate_every >= 0, config, "evaluate_every", "at least 0")
     require(config.theta + config.lam > 0, config, "theta", "above 0 where lam is 0: nothing is left to train on")
     first = config.first_theta + config.first_lam

@@ -148,6 +148,13 @@ def test_where_a_cells_peak_lies_on_the_image(grid, tie, expected):
     assert attribution.locate(maps, "batch_minmax_sum", grid, tie, (32, 32)).tolist() == expected
 
 
+def test_the_centre_of_a_plateau_is_found_despite_rounding():
+    maps = maps_of(2, count=50)
+    found = attribution.locate(maps, "batch_minmax_sum", "upsampled", "centre", (32, 32))
+    cells = maps[0].flatten(1).argmax(1)
+    assert found.tolist() == [[(4, 28)[cell // 2], (4, 28)[cell % 2]] for cell in cells.tolist()]
+
+
 def test_layers_of_two_sizes_meet_at_the_finer_one():
     fine, coarse = spike(5, 2, side=8), spike(2, 1, side=4)
     found = attribution.locate([coarse[None], fine[None]], "per_image", "corner", "first", (32, 32))
