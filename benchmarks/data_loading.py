@@ -7,9 +7,9 @@ Prints times on this machine and their ratios; look at the ratios.
 
 1. Opening CIFAR-10 (split 0): the first trial of a node decodes, every later one maps. Beside it: np.load into
    memory, and decoding the Parquet file again, as a trial that prepares its own data does.
-2. Memory: what the second of two processes that read all pixels adds, in its own pages.
-3. Two SimCLR views of a batch of 256: one batched call beside torchvision's transforms image by image (what a DataLoader
-   worker does), both on one thread.
+2. Memory: of the pages that two processes map while both read all pixels, how many the second has to itself.
+3. Two SimCLR views of a batch of 256: one batched call beside torchvision's transforms image by image (what a
+   DataLoader worker does), both on one thread.
 """
 
 import io

@@ -1,10 +1,12 @@
 """The image data sets there are, and where each is found: under `--data`, or downloaded by torchvision."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
 import string
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +123,10 @@ def chunks(located: Located, part: str) -> Iterator[Chunk]:
         yield pixels, labels
 
 
-def missing(name: str, folder: Path | None) -> str:
-    """Says that a data set was not found and how to provide it."""
-    where = f"not found under {folder}" if folder is not None else "not here, and no data folder was given"
-    return f"{SOURCES[name].title} is {where}. {_wanted(name)}"
+def missing(name: str, folder: Path | None, besides: str = "") -> str:
+    """Says that a data set was not found, what happened besides, and how to provide it."""
+    where = f"not found under {folder}" if folder is not None else "not here (no data folder was given)"
+    return f"{SOURCES[name].title} is {where}{besides}. {_wanted(name)}"
 
 
 def _located(source: Source, folder: Path) -> Located | None:
@@ -153,11 +155,12 @@ def _download(name: str, folder: Path, given: Path | None) -> None:
     partial = folder.with_name(f"{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a download that was killed: its files may be cut short
     try:
-        for arguments in entry[1]:
-            getattr(torchvision.datasets, entry[0])(partial, download=True, **arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # torchvision prints; stdout may be read by a program
+            for arguments in entry[1]:
+                getattr(torchvision.datasets, entry[0])(partial, download=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:  # no network is an OSError, a bad archive a RuntimeError
         shutil.rmtree(partial, ignore_errors=True)
-        raise DataError(f"{missing(name, given)} The download failed: {error}.") from None
+        raise DataError(missing(name, given, f", and its download failed ({error})")) from None
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -167,7 +170,8 @@ def _wanted(name: str) -> str:
     parts = ", ".join(f"{starts[0]}-*.parquet" for starts in SOURCES[name].parts.values())
     return (
         f"Give a folder by --data DIR or ABLATE_DATA that holds DIR/{folder}/ with {parts} (image and label columns, "
-        "as on the Hugging Face Hub)" + (", or the files as torchvision keeps them." if SOURCES[name].layout else ".")
+        "as on the Hugging Face Hub)"
+        + (", or its published files, unpacked as torchvision keeps them." if SOURCES[name].layout else ".")
     )
 
 
