@@ -40,13 +40,16 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
     todo = driver.pending(plan, home, retry_failed=chosen.retry_failed, fresh=chosen.fresh)
     if todo:
         preflight.check_data(plan, home, chosen.data)
+    notes: list[str] = []
     try:
-        result = _watched(plan, chosen, quiet=args.quiet)
+        result = _watched(plan, chosen, notes, quiet=args.quiet)
     except driver.Held as error:
         terminal.complain(str(error))
         return HELD
     except (Refused, tracking.TrackingError) as error:
         raise request.UsageError(str(error)) from error
+    for note in notes:
+        terminal.warn(note)
     return _conclude(plan, home, args, result)
 
 
@@ -75,15 +78,27 @@ def typed_command() -> str:
     return "python -m ablate " + shlex.join(sys.argv[1:])
 
 
-def _watched(plan: Plan, chosen: "Options", *, quiet: bool) -> "Result":
+def _watched(plan: Plan, chosen: "Options", notes: list[str], *, quiet: bool) -> "Result":
+    """Runs, and shows it; what the records note (a corrupt checkpoint, say) is kept for after the view."""
     from ablate import driver, live
 
+    labels = {trial.id: trial.label for trial in plan.trials}
+
+    def keep(event: driver.Event) -> None:
+        if event.record is not None:
+            notes.extend(f"{labels[event.trial]}: {note}" for note in event.record.notes)
+
     if quiet:
-        return driver.run(plan, chosen)
+        return driver.run(plan, chosen, keep)
     out = terminal.console()
     view = live.LiveView if out.is_terminal and not out.is_dumb_terminal else live.Lines
     with view(plan, ledger(chosen.home), out) as shown:
-        return driver.run(plan, chosen, shown.watch)
+
+        def both(event: driver.Event) -> None:
+            shown.watch(event)
+            keep(event)
+
+        return driver.run(plan, chosen, both)
 
 
 def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result") -> int:

@@ -1,0 +1,213 @@
+"""run, resume, status, report and show on a study whose numbers are known."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ablate import driver
+from ablate.home import Home
+from ablate.lock import hold
+from ablate.log import Log, ledger
+from tests.ablate import toy
+from tests.ablate.console import OFF, TOY, Shell
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path / "home", capsys)
+
+
+def lines_of(home: Path, kind: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for path in sorted((home / "log").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_a_study_is_trained_once_and_answered_twice(shell: Shell) -> None:
+    first = shell.trains()
+    assert (first.code, first.err) == (0, "")
+    assert len(lines_of(shell.home, "ended")) == 12
+    again = shell.trains()
+    assert again.code == 0
+    assert len(lines_of(shell.home, "ended")) == 12
+    for answer in (first, again):
+        assert "Does gain matter?" in answer.out
+        assert "report.html" in answer.out
+    assert (shell.home / "reports" / "toy@laptop" / "report.html").is_file()
+    assert (shell.home / "frames" / "toy@laptop" / "trials.parquet").is_file()
+
+
+def test_the_last_plain_line_counts_every_trial(shell: Shell) -> None:
+    assert "[1 of 12 done" in shell.trains().out
+    assert "of 12 done" not in shell.trains("toy", "--quiet").out
+
+
+def test_more_blocks_and_arms_train_only_what_is_new(shell: Shell) -> None:
+    shell.trains("toy", "--arms", "base,more", "--blocks", "2")
+    assert len(lines_of(shell.home, "ended")) == 4
+    shell.trains("toy", "--arms", "base,more", "--blocks", "3")
+    assert len(lines_of(shell.home, "ended")) == 6
+    shell.trains("broken", "--arms", "base,unstable")
+    trained = [line["trial"] for line in lines_of(shell.home, "ended")]
+    assert len(trained) == len(set(trained)) == 6 + 1 + 4
+
+
+def test_report_prints_the_means_that_the_equation_gives(shell: Shell) -> None:
+    shell.trains()
+    found = json.loads(shell("report", f"{TOY}:toy", "--json").out)
+    means = {arm["arm"]: arm["mean"]["estimate"] for arm in found["findings"]["arms"]}
+    for name, gain in (("base", 0.0), ("more", 0.05), ("less", -0.05)):
+        expected = sum(toy.accuracy(gain, seed, 3) for seed in range(4)) / 4
+        assert means[name] == pytest.approx(expected, abs=1e-12)
+    words = {contrast["arm"]: contrast["verdict"]["word"] for contrast in found["findings"]["contrasts"]}
+    assert words == {"more": "better", "less": "worse"}
+
+
+def test_failed_trials_give_exit_code_1_and_come_first_in_status(shell: Shell) -> None:
+    done = shell.trains("broken")
+    assert done.code == 1
+    status = shell("status", f"{TOY}:broken")
+    assert status.code == 0
+    assert status.out.index("diverged") < status.out.index("mean accuracy")
+    plain = json.loads(shell("status", f"{TOY}:broken", "--json").out)[0]
+    assert plain["trials"] == {"total": 16, "done": 15, "failed": 1, "running": 0, "pending": 0}
+    assert [failure["reason"] for failure in plain["failures"]] == ["diverged"]
+    assert "Traceback" in plain["failures"][0]["error"]
+    assert shell("report", f"{TOY}:broken").code == 1
+
+
+def test_set_makes_other_trials_in_a_sweep_of_their_own(shell: Shell) -> None:
+    shell.trains()
+    before = set(ledger(Home(shell.home)))
+    assert shell.trains("toy", "--set", "epochs=5").code == 0
+    after = set(ledger(Home(shell.home)))
+    assert len(after - before) == 12
+    sweeps = {sweep["sweep"]: sweep["arms"] for sweep in json.loads(shell("status", "--json").out)}
+    assert set(sweeps) == {"toy@laptop", "toy@laptop+epochs=5"}
+    for sweep, epochs in (("toy@laptop", 3), ("toy@laptop+epochs=5", 5)):
+        expected = sum(toy.accuracy(0.0, seed, epochs) for seed in range(4)) / 4
+        assert sweeps[sweep][0]["mean"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_report_and_resume_follow_the_last_launch(shell: Shell) -> None:
+    shell.trains()
+    shell.trains("toy", "--set", "epochs=5", "--blocks", "2")
+    assert json.loads(shell("report", f"{TOY}:toy", "--json").out)["sweep"] == "toy@laptop+epochs=5"
+    assert json.loads(shell("report", f"{TOY}:toy", "--scale", "laptop", "--json").out)["sweep"] == "toy@laptop"
+    ended = len(lines_of(shell.home, "ended"))
+    assert shell("resume", f"{TOY}:toy", "--local", *OFF).code == 0
+    assert len(lines_of(shell.home, "ended")) == ended
+
+
+def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = driver.run
+
+    def interrupting(plan, options, watch=lambda event: None):
+        ended = 0
+
+        def hear(event):
+            nonlocal ended
+            watch(event)
+            ended += event.kind == "ended"
+            if ended == 5:
+                raise KeyboardInterrupt
+
+        return original(plan, options, hear)
+
+    monkeypatch.setattr(driver, "run", interrupting)
+    stopped = shell.trains()
+    assert stopped.code == 130
+    assert "5 of 12 trials are done" in stopped.err
+    assert f"python -m ablate resume {TOY}:toy --home {shell.home}" in stopped.err
+    monkeypatch.setattr(driver, "run", original)
+    assert "To go on" in shell("status").out
+    assert shell("resume", f"{TOY}:toy", "--local", *OFF).code == 0
+    trained = [line["trial"] for line in lines_of(shell.home, "ended")]
+    assert len(trained) == len(set(trained)) == 12
+
+
+def test_a_held_sweep_gives_exit_code_3_and_names_the_holder(shell: Shell) -> None:
+    home = Home(shell.home)
+    with hold(home.lock("toy@laptop"), "process 4242 on elsewhere"):
+        held = shell.trains()
+    assert held.code == 3
+    assert "4242" in held.err
+    assert shell.trains().code == 0
+
+
+def test_status_of_a_running_sweep_needs_no_driver_memory(shell: Shell) -> None:
+    shell.trains("toy", "--blocks", "1")
+    home = Home(shell.home)
+    with hold(home.lock("toy@laptop"), "process 4242 on elsewhere"):
+        log = Log(home.log("toy@laptop"))
+        launch = lines_of(shell.home, "sweep")[0]
+        log.append("sweep", **{key: launch[key] for key in ("study", "scale", "arms", "command", "provenance")}, blocks=2)
+        pending = [cell["trial"] for cell in json.loads(shell("show", f"{TOY}:toy", "--json").out)["cells"]][3:5]
+        for trial in pending:
+            log.append("started", trial=trial, attempt=1, where="elsewhere/cpu")
+        log.append("lost", trial=pending[1], attempt=1, why="killed")
+        log.close()
+        plain = json.loads(shell("status", f"{TOY}:toy", "--json").out)[0]
+        text = shell("status").out
+    assert plain["driver"]["alive"]
+    assert plain["driver"]["running"] == [pending[0]]
+    assert plain["trials"] == {"total": 6, "done": 3, "failed": 0, "running": 1, "pending": 2}
+    assert "4242" in text
+    assert json.loads(shell("status", "--json").out)[0]["trials"]["running"] == 0
+
+
+def test_show_counts_what_is_done_and_estimates_the_rest(shell: Shell) -> None:
+    before = json.loads(shell("show", f"{TOY}:toy", "--json").out)
+    assert before["trials"] == {"total": 12, "done": 0, "failed": 0, "pending": 12, "stale": {}}
+    assert before["cost"]["seconds"] == 24.0
+    assert before["design"]["attainable"]["sign-flip"] == 2 / 2**4
+    shell.trains("toy", "--blocks", "1")
+    after = json.loads(shell("show", f"{TOY}:toy", "--json").out)
+    assert after["cost"]["trials"] == 9
+    assert after["cost"]["from"] == "recorded trials"
+    assert [arm["differences"] for arm in after["arms"]] == [[], ["gain=0.05"], ["gain=-0.05"]]
+    text = shell("show", f"{TOY}:toy").out
+    assert "Does gain matter?" in text
+    assert "gain=0.05" in text
+    assert not shell("show", f"{TOY}:toy", "--scale", "smoke").err
+
+
+def test_show_writes_nothing(shell: Shell) -> None:
+    assert shell("show", f"{TOY}:toy").code == 0
+    assert not shell.home.exists()
+
+
+def test_changed_code_makes_trials_stale_and_fresh_trains_them_again(shell: Shell, tmp_path: Path) -> None:
+    own = tmp_path / "own_study.py"
+    text = Path(TOY).read_text()
+    own.write_text(text)
+    run = ("run", f"{own}:toy", "--local", *OFF)
+    shell(*run)
+    own.write_text(text.replace("Nothing is trained", "Nothing at all is trained"))
+    assert json.loads(shell("status", "--json").out)[0]["stale"] == {}
+    own.write_text(text.replace("0.8 + gain", "0.7 + gain"))
+    stale = json.loads(shell("status", "--json").out)[0]["stale"]
+    assert len(stale) == 12
+    assert set(map(tuple, stale.values())) == {("own_study.py changed",)}
+    assert "--fresh" in shell("status").out
+    assert shell(*run).code == 0
+    assert len(lines_of(shell.home, "ended")) == 12
+    assert shell(*run, "--fresh").code == 0
+    assert len(lines_of(shell.home, "ended")) == 24
+    assert json.loads(shell("status", "--json").out)[0]["stale"] == {}
+
+
+def test_reproduce_trains_a_recorded_trial_again_and_compares_each_number(shell: Shell) -> None:
+    shell.trains("toy", "--blocks", "1")
+    trial = lines_of(shell.home, "ended")[0]["trial"]
+    same = shell("reproduce", str(trial))
+    assert same.code == 0, same.err
+    assert "all 6 numbers bit for bit" in same.out
+    log = shell.home / "log" / "toy@laptop.jsonl"
+    log.write_text(log.read_text().replace('"loss":1.0', '"loss":1.0000000001', 1))
+    other = json.loads(shell("reproduce", str(trial)[:8], "--json").out)
+    assert not other["same"]
+    assert [(item["epoch"], item["metric"], item["now"]) for item in other["differences"]] == [(1, "loss", 1.0)]
+    assert not list((shell.home / "scratch").iterdir())
