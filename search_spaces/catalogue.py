@@ -96,7 +96,7 @@ def _own() -> Mapping[str, Study | Mapping[str, Any]]:
         if index["digest"] == digest():
             plain: Mapping[str, Mapping[str, Any]] = index["studies"]
             return plain
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # No index, or half of one: the modules below say the same, and say it slowly.
     return imported()
 
