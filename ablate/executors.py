@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ablate import processes
 from ablate.log import Record
 from ablate.worker import Hand, Job, Message, play
 
@@ -246,7 +247,9 @@ class _Child:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+        # It does so itself, unless it was killed; Ray's helpers outlive Ray for a minute otherwise.
+        processes.end_session(self.process.pid)
+        self.process.wait()
         self.connection.close()
         for folder in (self.folder, self.session):
             shutil.rmtree(folder, ignore_errors=True)

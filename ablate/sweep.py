@@ -19,12 +19,15 @@ from typing import Any
 
 import ray
 
+from ablate import processes
 from ablate.executors import LATER_S, Resources
 from ablate.worker import Hand, Job, Message, play
 
 STEP_S = 0.5
 """A worker reports when it has something to say and so much time has passed since it did."""
 WATCH_S = 0.5
+MAIN = ("gcs_server", "raylet")
+"""The processes that Ray cannot do without."""
 
 
 def main(connection_fd: int, lifeline_fd: int) -> None:
@@ -58,6 +61,7 @@ def _start(address: str | None, session: Path) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
         return
     ray.init(
+        address="local",
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
@@ -202,37 +206,25 @@ def _mouthpiece(connection: Connection) -> Any:
 def _die_with_parent(lifeline_fd: int) -> None:
     """Blocks until the parent is gone, or lets go; then this process ends at once, and Ray's with it."""
     os.read(lifeline_fd, 1)
-    os._exit(0)
+    _end(0)
 
 
 def _die_with_ray() -> None:
     """Ends this process soon after one of Ray's main processes; else Tune may wait for it for ever."""
-    ours = dict(_ray_processes())
-    while all(_alive(process) for process in ours):
+    ours = [process for process in processes.every() if process.parent == os.getpid() and process.name in MAIN]
+    while all(processes.look(process.pid) == process for process in ours):
         time.sleep(WATCH_S)
-    gone = [name for process, name in ours.items() if not _alive(process)]
+    gone = [process.name for process in ours if processes.look(process.pid) != process]
     sys.stderr.write(f"{gone[0]} is gone\n")
     sys.stderr.flush()
-    os._exit(1)
+    _end(1)
 
 
-def _ray_processes() -> Iterator[tuple[int, str]]:
-    """The children of this process that Ray cannot do without."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            name = (folder / "comm").read_text().strip()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid() and name in ("gcs_server", "raylet"):
-            yield int(folder.name), name
-
-
-def _alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+def _end(code: int) -> None:
+    """All that was started here is of this process's own session."""
+    if os.getsid(0) == os.getpid():
+        processes.end_session(os.getpid())
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,237 @@
+"""SIGKILL a sweep at random moments, go on until it is done, and compare with a sweep that nobody disturbed.
+
+    python -m benchmarks.kill_sweep [--trials 200] [--kills 20] [--seed 0] [--home DIR]
+
+Kills, in turn and at seeded moments: the driver's whole process group, one Ray worker, Ray's raylet, Ray's GCS. After
+each kill of the driver nothing of it may live on. At the end: the frame equals that of an undisturbed in-process sweep
+bit for bit (volatile columns aside), every trial ended once in the log, Optuna's storage has each once and none RUNNING.
+
+Only processes that descend from the driver started here are killed.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ablate import processes
+from ablate.driver import Options, Result, run
+from ablate.home import Home
+from ablate.log import read
+from ablate.plan import Plan, plan
+from analysis.frame import VOLATILE
+from search_spaces.study import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+REPOSITORY = ("commit", "dirty")
+"""Not compared: somebody may commit to the repository while the sweeps run."""
+VICTIMS = ("driver", "worker", "driver", "raylet", "worker", "driver", "gcs_server")
+
+
+@dataclass
+class Story:
+    """What was done to a sweep."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    starts: int = 0
+    orphans_s: float = 0.0
+    """Longest time that anything lived on after its driver was killed."""
+
+
+def study(trials: int, epochs: int = 6, pause: float = 0.02) -> Study:
+    """Random walks: so many trials, each a few epochs of a few hundredths of a second."""
+    from tests.ablate import walks
+
+    arms = {f"d{k}": walks.Walk(drift=0.1 * k, epochs=epochs, pause=pause) for k in range(8)}
+    return walks.study("kills", arms, blocks=trials // 8)
+
+
+def drive(home: Path, trials: int, optuna: bool) -> Result:
+    """One driver, in this process."""
+    place = Home(home)
+    return run(plan(study(trials), "smoke"), Options(home=place, optuna=place.optuna if optuna else None))
+
+
+def disturb(home: Home, whole: Plan, kills: int, seed: int, *, optuna: bool = True, limit_s: float = 1800.0) -> Story:
+    """Starts drivers until the sweep is done, and kills so often.
+
+    Raises:
+        AssertionError: something outlived its driver, or a driver failed or hung.
+    """
+    chance, story = random.Random(seed), Story()
+    deadline = time.monotonic() + limit_s
+    victims = [VICTIMS[k % len(VICTIMS)] for k in range(kills)]
+    while True:
+        driver = _start(home, len(whole.trials), optuna)
+        story.starts += 1
+        while driver.poll() is None:
+            assert time.monotonic() < deadline, f"not done in {limit_s:g} s: {story}"
+            if victims and _moment(home, driver, chance, victims[0], len(whole.trials) / (kills + 1)):
+                victim = victims.pop(0)
+                if _kill(driver, victim, chance, story):
+                    story.kills[victim] += 1
+                else:
+                    victims.append(victim)
+        if driver.returncode == 0:
+            return story
+        assert driver.returncode == -signal.SIGKILL, (driver.returncode, _said(home))
+
+
+def _start(home: Home, trials: int, optuna: bool) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmarks.kill_sweep", "--drive", str(home.root), "--trials", str(trials)]
+    with (home.root / "driver.output").open("ab") as output:
+        return subprocess.Popen(
+            command + (["--optuna"] if optuna else []),
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _moment(home: Home, driver: subprocess.Popen[bytes], chance: random.Random, victim: str, step: float) -> bool:
+    """Waits for a moment to strike: so many trials further on, and a little; False if the driver ended first."""
+    # A driver is struck now and then while it starts, too.
+    further = 0 if victim == "driver" and chance.random() < 0.3 else chance.randint(1, max(1, int(step)))
+    target, pause = _ended(home) + further, chance.random()
+    while _ended(home) < target:
+        if driver.poll() is not None:
+            return False
+        time.sleep(0.02)
+    time.sleep(pause)
+    return driver.poll() is None
+
+
+def _kill(driver: subprocess.Popen[bytes], victim: str, chance: random.Random, story: Story) -> bool:
+    """Kills one; False if there is none now."""
+    family = list(descendants(driver.pid))
+    if victim == "driver":
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        story.orphans_s = max(story.orphans_s, _gone(family))
+        return True
+    name = "ray::Crew" if victim == "worker" else victim
+    named = sorted(process.pid for process in family if process.name.startswith(name))
+    if not named:
+        return False
+    try:
+        os.kill(chance.choice(named), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _gone(family: list[processes.Process], limit_s: float = 15.0) -> float:
+    """Seconds until all of those processes are gone."""
+    begun = time.monotonic()
+    while left := [process for process in family if processes.look(process.pid) is not None]:
+        assert time.monotonic() - begun < limit_s, f"still alive {limit_s:g} s after their driver: {left}"
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+def descendants(pid: int) -> Iterator[processes.Process]:
+    """All processes that come from `pid`, itself not counted."""
+    children: dict[int, list[processes.Process]] = {}
+    for process in processes.every():
+        children.setdefault(process.parent, []).append(process)
+    waiting = list(children.get(pid, []))
+    while waiting:
+        process = waiting.pop()
+        waiting.extend(children.get(process.pid, []))
+        yield process
+
+
+def _ended(home: Home) -> int:
+    return sum(path.read_bytes().count(b'{"kind":"ended"') for path in home.logs.glob("*.jsonl"))
+
+
+def _said(home: Home) -> str:
+    return (home.root / "driver.output").read_text()[-3000:]
+
+
+def check(disturbed: Home, undisturbed: Home, whole: Plan, *, optuna: bool = True) -> None:
+    """Nothing lost, nothing twice, the same bits, nothing left RUNNING.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    import pandas as pd
+
+    from ablate import records
+
+    ends = Counter(
+        line["trial"] for path in disturbed.logs.glob("*.jsonl") for _, line in read(path) if line["kind"] == "ended"
+    )
+    wanted = {trial.id for trial in whole.trials}
+    assert set(ends) == wanted, f"{len(wanted - set(ends))} trials lost"
+    assert set(ends.values()) == {1}, f"trials that ended twice: {[ident for ident, n in ends.items() if n > 1]}"
+    one, other = records.frame(disturbed, whole), records.frame(undisturbed, whole)
+    for name in ("trials", "epochs"):
+        left, right = (getattr(frame, name) for frame in (one, other))
+        volatile = [column for column in left.columns if column in (*VOLATILE, *REPOSITORY)]
+        assert len(left) > 0
+        pd.testing.assert_frame_equal(left.drop(columns=volatile), right.drop(columns=volatile), check_exact=True)
+    if optuna:
+        _check_optuna(disturbed, whole, wanted)
+
+
+def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
+    import optuna
+
+    stored = optuna.load_study(study_name=whole.sweep, storage=home.optuna).get_trials(deepcopy=False)
+    found = Counter(trial.user_attrs["trial"] for trial in stored)
+    assert set(found) == wanted and set(found.values()) == {1}, "Optuna's trials are not the log's"
+    states = {trial.state for trial in stored}
+    assert states == {optuna.trial.TrialState.COMPLETE}, states
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=200, help="a multiple of 8")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--home", type=Path, help="kept; default: a temporary one")
+    parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--optuna", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.drive:
+        result = drive(args.drive, args.trials, args.optuna)
+        print(result.message)
+        sys.exit(0 if not result.pending and not result.failed else 1)
+    root = args.home or Path(tempfile.mkdtemp(prefix="kill-sweep-"))
+    disturbed, undisturbed = Home(root / "disturbed"), Home(root / "undisturbed")
+    for home in (disturbed, undisturbed):
+        home.root.mkdir(parents=True)
+    whole = plan(study(args.trials), "smoke")
+    begun = time.monotonic()
+    run(whole, Options(home=undisturbed, local=True))
+    undisturbed_s = time.monotonic() - begun
+    story = disturb(disturbed, whole, args.kills, args.seed)
+    check(disturbed, undisturbed, whole)
+    numbers = {
+        "trials": len(whole.trials),
+        "kills": dict(story.kills),
+        "drivers started": story.starts,
+        "longest life after the driver, s": round(story.orphans_s, 2),
+        "undisturbed, one at a time, s": round(undisturbed_s, 1),
+        "disturbed, s": round(time.monotonic() - begun - undisturbed_s, 1),
+        "frame": "equal",
+    }
+    print(json.dumps(numbers, indent=2))
+    if not args.home:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
