@@ -41,7 +41,7 @@ def test_tost_mirrors(values: np.ndarray) -> None:
 
 
 def test_tost_sign_flip_is_two_one_sided_sign_flips_by_hand() -> None:
-    # -0.3 and 0.1 moved up by 1: both positive, 1 of 4 sign vectors reaches the sum; moved down by 1: both negative, 1 of 4.
+    # Moved up by 1 both are positive, and 1 of 4 sign vectors reaches their sum; moved down by 1 likewise.
     assert equivalence.tost_sign_flip([-0.3, 0.1], 1.0) == 0.25
     values = np.array([0.5, -0.25, 1.5, 0.125, -0.75])
     expected = max(sign_flip(values + 1, side="greater"), sign_flip(values - 1, side="less"))

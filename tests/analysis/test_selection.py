@@ -61,7 +61,7 @@ def test_outcomes_go_by_epoch_number_not_by_row() -> None:
 
 def test_a_metric_that_was_not_measured_gives_the_nearest() -> None:
     frame = frames.sound(frames.small_study())
-    with pytest.raises(FrameError, match="no metric 'aurocc'. Did you mean 'auroc'"):
+    with pytest.raises(FrameError, match=r"no metric 'aurocc'\. Did you mean 'auroc'"):
         outcomes(frame, Outcome(metric="aurocc", label=""))
 
 

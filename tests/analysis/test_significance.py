@@ -15,19 +15,41 @@ from search_spaces.study import TESTS
 SLEEP = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]) - np.array(
     [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 )
-# Darwin's maize, cross- minus self-fertilised, in eighths of an inch: Fisher, The Design of Experiments (1935), section 17.
+# Darwin's maize, cross- minus self-fertilised, eighths of an inch: Fisher, Design of Experiments (1935), section 17.
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48], dtype=float)
 # Hollander and Wolfe (1973), p. 29: depression scale, first minus second visit (example of R's wilcox.test).
 DEPRESSION = np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]) - np.array(
     [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]
 )
-# Hollander and Wolfe (1973), p. 140: seconds to round first base, 22 players, three methods (example of R's friedman.test).
+# Hollander and Wolfe (1973), p. 140: seconds to round first base, 22 players, 3 methods (example of R's friedman.test).
+# fmt: off
 ROUNDING = np.array(
-    "5.40 5.50 5.55 5.85 5.70 5.75 5.20 5.60 5.50 5.55 5.50 5.40 5.90 5.85 5.70 5.45 5.55 5.60 5.40 5.40 5.35 5.45 5.50 "
-    "5.35 5.25 5.15 5.00 5.85 5.80 5.70 5.25 5.20 5.10 5.65 5.55 5.45 5.60 5.35 5.45 5.05 5.00 4.95 5.50 5.50 5.40 5.45 "
-    "5.55 5.50 5.55 5.55 5.35 5.45 5.50 5.55 5.50 5.45 5.25 5.65 5.60 5.40 5.70 5.65 5.55 6.30 6.30 6.25".split(),
-    dtype=float,
-).reshape(22, 3)
+    [
+        [5.40, 5.50, 5.55],
+        [5.85, 5.70, 5.75],
+        [5.20, 5.60, 5.50],
+        [5.55, 5.50, 5.40],
+        [5.90, 5.85, 5.70],
+        [5.45, 5.55, 5.60],
+        [5.40, 5.40, 5.35],
+        [5.45, 5.50, 5.35],
+        [5.25, 5.15, 5.00],
+        [5.85, 5.80, 5.70],
+        [5.25, 5.20, 5.10],
+        [5.65, 5.55, 5.45],
+        [5.60, 5.35, 5.45],
+        [5.05, 5.00, 4.95],
+        [5.50, 5.50, 5.40],
+        [5.45, 5.55, 5.50],
+        [5.55, 5.55, 5.35],
+        [5.45, 5.50, 5.55],
+        [5.50, 5.45, 5.25],
+        [5.65, 5.60, 5.40],
+        [5.70, 5.65, 5.55],
+        [6.30, 6.30, 6.25],
+    ]
+)
+# fmt: on
 
 samples = st.lists(st.integers(-40, 40), min_size=2, max_size=9).map(lambda xs: np.array(xs) / 8)
 
@@ -145,7 +167,7 @@ def slow_bayesian(values: np.ndarray, rope: float, weights: np.ndarray) -> np.nd
 def test_bayesian_signed_rank_is_the_slow_loop() -> None:
     values, draws = DARWIN[:6] / 50, 200
     found = significance.bayesian_signed_rank(values, 0.2, generator=np.random.default_rng(1), draws=draws)
-    weights = np.random.default_rng(1).dirichlet([0.5] + [1.0] * 6, size=draws)
+    weights = np.random.default_rng(1).dirichlet([0.5, *[1.0] * 6], size=draws)
     assert (found.below, found.within, found.above) == pytest.approx(slow_bayesian(values, 0.2, weights))
 
 
