@@ -27,18 +27,20 @@ def ranks(findings: Findings, study: Study) -> Picture | None:
 
     def draw() -> Figure:
         half = math.ceil(len(order) / 2)
-        height = 0.75 + 0.12 * len(bars) + 0.25 * half + 0.1
+        names = [drawing.wrap(f"{named[arm]} {display.fixed(found.mean[arm], 2)}", 21, 2) for arm in order]
+        row = 0.36 if any("\n" in name for name in names) else 0.25
+        height = 0.75 + 0.12 * len(bars) + row * half + 0.1
         figure = drawing.canvas(height)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.set_xlim(0, drawing.WIDTH_IN)
         axes.set_ylim(height, 0)
         _rank_line(axes, found, len(order))
-        _rank_names(axes, [(named[arm], found.mean[arm]) for arm in order], 0.62 + 0.12 * len(bars), half)
+        places = [_place(found.mean[arm], len(order)) for arm in order]
+        _rank_names(axes, list(zip(names, places, strict=True)), 0.62 + 0.12 * len(bars), row)
         for index, (first, last) in enumerate(bars):
             y = 0.66 + 0.12 * index
-            ends = [_place(found.mean[order[i]], len(order)) for i in (first, last)]
-            axes.plot([ends[0] - 0.04, ends[1] + 0.04], [y, y], color=INK, lw=3, solid_capstyle="butt")
+            axes.plot([places[first] - 0.04, places[last] + 0.04], [y, y], color=INK, lw=3, solid_capstyle="butt")
         return figure
 
     return Picture(
@@ -84,16 +86,25 @@ def _rank_line(axes: Axes, found: Ranks, count: int) -> None:
         axes.text(start - 0.08, 0.14, text, ha="right", va="center", fontsize=drawing.SMALL, color=MUTED)
 
 
-def _rank_names(axes: Axes, arms: list[tuple[str, float]], top: float, half: int) -> None:
-    """The better half at the left from the top down, the other at the right from the bottom up."""
-    for index, (label, mean) in enumerate(arms):
+def _rank_names(axes: Axes, arms: list[tuple[str, float]], top: float, row: float) -> None:
+    """Names and places of the arms: the better half at the left from the top, the other at the right from below."""
+    half = math.ceil(len(arms) / 2)
+    for index, (name, x) in enumerate(arms):
         left = index < half
-        y = top + 0.24 * ((index if left else len(arms) - 1 - index) + 0.5)
-        x, edge = _place(mean, len(arms)), 1.6 if left else drawing.WIDTH_IN - 1.6
+        y = top + row * ((index if left else len(arms) - 1 - index) + 0.5)
+        edge = 1.6 if left else drawing.WIDTH_IN - 1.6
         axes.plot([x, x, edge], [0.5, y, y], color=RULE, lw=0.8, zorder=0)
         axes.plot([x], [0.5], "o", color=INK, ms=3)
-        text = f"{drawing.wrap(label, 14, 1)} {display.fixed(mean, 2)}"
-        axes.text(edge - 0.05 if left else edge + 0.05, y, text, ha="right" if left else "left", va="center", color=INK)
+        axes.text(
+            edge - 0.05 if left else edge + 0.05,
+            y,
+            name,
+            ha="right" if left else "left",
+            va="center",
+            color=INK,
+            fontsize=drawing.SMALL,
+            linespacing=1.05,
+        )
 
 
 def factors(findings: Findings, study: Study) -> Picture | None:

@@ -6,11 +6,13 @@ Matplotlib's object interface: no pyplot, and no setting of a user's own reaches
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -85,10 +87,10 @@ def css() -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith(("backend", "toolbar"))}
-    with mpl.rc_context(), warnings.catch_warnings():
+    ours: dict[Any, Any] = dict(mpl.rcParamsDefault)
+    ours = {key: value for key, value in ours.items() if not key.startswith(("backend", "toolbar"))} | _STYLE
+    with mpl.rc_context(ours), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from", category=UserWarning)
-        dict.update(mpl.rcParams, defaults | _STYLE)
         yield
 
 
@@ -161,11 +163,12 @@ def row_labels(axes: Axes, labels: Sequence[str], emphasised: Sequence[bool] = (
 
 def wrap(text: str, width: int, lines: int = 3) -> str:
     """The text on at most `lines` lines of about `width` characters; what is cut off ends in an ellipsis."""
-    import textwrap
-
-    found = textwrap.wrap(" ".join(text.split()), width) or [""]
+    clean = " ".join(text.split())
+    if lines == 1:
+        return clean if len(clean) <= width else clean[: width - 1].rstrip() + "…"
+    found = textwrap.wrap(clean, width) or [""]
     if len(found) > lines:
-        found = [*found[: lines - 1], found[lines - 1][: width - 1] + "…"]
+        found = [*found[: lines - 1], found[lines - 1][: width - 1].rstrip() + "…"]
     return "\n".join(found)
 
 

@@ -139,7 +139,7 @@ def departures(study: Study, scale: str) -> tuple[Departure, ...]:
         ("data", paper.datasets, here.datasets),
         ("blocks (split and seed)", len(paper.blocks), len(here.blocks)),
     ]
-    ours, theirs = settings(here), settings(paper)
+    ours, theirs = _shared_settings(here, here), _shared_settings(paper, here)
     for name in dict.fromkeys([*theirs, *ours]):
         own = "as published" if name.startswith("data: ") else _text(base.get(name, "(none)"))
         pairs.append((name, theirs.get(name, own), ours.get(name, own)))
@@ -154,6 +154,12 @@ def settings(scale: Scale | None) -> dict[str, str]:
     for dataset, fields in scale.dataset_settings.items():
         own |= {f"{name} on {dataset}": _text(value) for name, value in fields.items()}
     return own | {f"data: {name}": _text(value) for name, value in scale.data.items()}
+
+
+def _shared_settings(scale: Scale, here: Scale) -> dict[str, str]:
+    """A scale's settings, without those of datasets that the other scale does not run on."""
+    elsewhere = tuple(f" on {dataset}" for dataset in scale.dataset_settings if dataset not in here.datasets)
+    return {name: text for name, text in settings(scale).items() if not name.endswith(elsewhere)}
 
 
 MADE = {
@@ -182,6 +188,7 @@ def _distinct(values: "pd.Series[Any]") -> str:
     counts: dict[str, int] = {}
     for value in values:
         text = _text(None if pd.isna(value) else value)
+        text = text[:12] if len(text) == 64 else text
         counts[text] = counts.get(text, 0) + 1
     known = {text: count for text, count in counts.items() if text not in ("", "none")}
     if len(known) == 1:

@@ -215,7 +215,8 @@ def _slope(axes: Axes, contrast: ContrastResult, by_name: dict[str, ArmSummary],
 def paper(findings: Findings, study: Study) -> Picture | None:
     """Each contrast as the paper printed it and as it came out here."""
     agreement = findings.agreement
-    pairs = [pair for pair in agreement.contrasts if pair.ours is not None] if agreement else []
+    found = [(pair, pair.ours) for pair in agreement.contrasts if pair.ours is not None] if agreement else []
+    pairs = [pair for pair, _ in found]
     if not pairs:
         return None
     named = tables.labels(study)
@@ -235,11 +236,11 @@ def paper(findings: Findings, study: Study) -> Picture | None:
     def draw() -> Figure:
         axes = row_axes(labels, f"{axis}, in the paper's unit", head_in=0.3)
         axes.axvline(0, color=INK, lw=0.8, zorder=1)
-        for row, pair in enumerate(pairs):
+        for row, (pair, ours) in enumerate(found):
             colour = MUTED if pair.agree is None else ARM if pair.agree else WORD["worse"]
-            axes.plot([pair.published, pair.ours], [row, row], color=colour, lw=1, linestyle="-" if pair.agree else ":")
+            axes.plot([pair.published, ours], [row, row], color=colour, lw=1, linestyle="-" if pair.agree else ":")
             axes.plot(pair.published, row, "D", mfc="white", mec=colour, ms=5)
-            axes.plot(pair.ours, row, "o", color=colour, ms=5)
+            axes.plot(ours, row, "o", color=colour, ms=5)
         axes.legend(
             handles=[
                 Line2D([], [], marker="D", mfc="white", mec=MUTED, ls="", ms=5, label="paper"),
@@ -262,8 +263,8 @@ def paper(findings: Findings, study: Study) -> Picture | None:
         "Open diamonds are printed, dots measured here; a dotted line joins two of opposite sign. Not a replication: "
         "what differs in protocol stands below.",
         "; ".join(
-            f"{_flat(label)}: paper {tables.signed(pair.published)}, here {tables.signed(pair.ours or 0.0)}"
-            for label, pair in zip(labels, pairs, strict=True)
+            f"{_flat(label)}: paper {tables.signed(pair.published)}, here {tables.signed(ours)}"
+            for label, (pair, ours) in zip(labels, found, strict=True)
         ),
         draw,
     )
@@ -301,7 +302,7 @@ def row_axes(
     axes = drawing.panel(figure, left, 0.5, drawing.WIDTH_IN - left - right_in, row * len(labels))
     drawing.row_labels(axes, labels, emphasised)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_xlabel(axis, color=MUTED, fontsize=drawing.TEXT)
+    axes.set_xlabel(axis, color=MUTED, fontsize=drawing.TEXT, loc="right")
     for index in range(1, len(labels)):
         axes.axhline(index - 0.5, color=RULE, lw=0.4, zorder=0)
     return axes

@@ -1,6 +1,7 @@
 """Findings in sentences: the verdict of a study, the declared tests, the scale. Pure text, no markup."""
 
 import math
+from collections import Counter
 
 from analysis import display, facts
 from analysis.display import Quantity, listing
@@ -59,28 +60,41 @@ def _so_far(findings: Findings) -> str:
     return f"With no value from {failed} of {wanted} runs: " if failed else ""
 
 
+NAMED = 3
+"""Arms with one verdict that the headline names; more are counted."""
+
+
 def _against(findings: Findings, study: Study) -> list[str]:
-    """One clause per reference: 'against X, better: A and B; undecided: C'."""
+    """One clause per reference: 'against X, A and B are better and C is undecided'."""
     named = {arm.name: arm.label or arm.name for arm in study.arms}
     shown = display.quantity(study.outcome, findings.arms, findings.contrasts)
     clauses = []
     for reference in dict.fromkeys(contrast.reference for contrast in findings.contrasts):
         own = [contrast for contrast in findings.contrasts if contrast.reference == reference]
-        groups = {word: [c for c in own if c.verdict.word == word] for word in WORDS}
-        parts = [
-            f"{_word(word, found, shown)}: {listing(named[contrast.arm] for contrast in found)}"
-            for word, found in groups.items()
-            if found
-        ]
-        clauses.append(f"against {named[reference]}, " + ", ".join(parts))
+        groups = [[contrast for contrast in own if contrast.verdict.word == word] for word in WORDS]
+        parts = [_group(found, len(own), named, shown) for found in groups if found]
+        clauses.append(f"against {quoted(named[reference])}, {listing(parts)}")
     return clauses
 
 
-def _word(word: Word, found: list[ContrastResult], shown: Quantity) -> str:
-    margins = {contrast.margin for contrast in found if contrast.margin is not None}
-    if word == "equivalent" and len(margins) == 1:
-        return f"equivalent within ±{shown.margin(margins.pop())}"
-    return word
+def _group(found: list[ContrastResult], of: int, named: dict[str, str], shown: Quantity) -> str:
+    """'A and B are better', or 'all 5 arms are better' where they are many."""
+    datasets = any(contrast.dataset for contrast in found)
+    if len(found) <= NAMED:
+        names = [quoted(named[c.arm]) + (f" on {c.dataset}" if c.dataset else "") for c in found]
+        who = listing(names)
+    else:
+        who = f"{'all ' if len(found) == of else ''}{len(found)} {'comparisons' if datasets else 'arms'}"
+    margins = {contrast.margin for contrast in found}
+    margin = margins.pop() if len(margins) == 1 else None
+    word = found[0].verdict.word
+    within = f" within ±{shown.margin(margin)}" if word == "equivalent" and margin is not None else ""
+    return f"{who} {'is' if len(found) == 1 else 'are'} {word}{within}"
+
+
+def quoted(label: str) -> str:
+    """The label, in quotation marks where its own punctuation would run into a sentence's."""
+    return f"“{label}”" if any(mark in label for mark in ",:;") else label
 
 
 def progress(findings: Findings) -> tuple[int, int]:
@@ -100,16 +114,14 @@ def missing(arm: ArmSummary) -> str:
 def tests(findings: Findings, study: Study) -> str:
     """Which tests were declared, at which level, corrected how, and what so few blocks can reach."""
     names = listing(dict.fromkeys(contrast.test for contrast in findings.contrasts))
-    families = {contrast.family for contrast in findings.contrasts}
-    sizes = [sum(c.family == family for c in findings.contrasts) for family in sorted(families)]
+    families = Counter(contrast.family for contrast in findings.contrasts)
+    sizes = [f"{size} in the family {family!r}" for family, size in families.items()]
     sentence = (
         f"Declared before the run, on differences paired by block: {names}, at level {study.alpha:g}, "
         f"{CORRECTION.get(study.correction, study.correction)}"
     )
     if study.correction != "none":
-        sentence += (
-            f" ({listing(f'{size} in {family!r}' for size, family in zip(sizes, sorted(families), strict=True))})"
-        )
+        sentence += f" ({listing(sizes)})"
     least = max((contrast.p_attainable for contrast in findings.contrasts), default=float("nan"))
     if least > study.alpha:
         sentence += (

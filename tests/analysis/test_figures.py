@@ -128,7 +128,7 @@ def test_bars_join_what_the_critical_difference_cannot_part(
 
 def test_ranks_are_named_with_their_means(study: Study, findings: Findings) -> None:
     picture = designs.ranks(findings, study)
-    words = " ".join(text.get_text() for text in drawn(picture).axes[0].texts)
+    words = " ".join(" ".join(text.get_text().split()) for text in drawn(picture).axes[0].texts)
     assert findings.ranks is not None
     for arm, mean in findings.ranks.mean.items():
         assert f"{tables.labels(study)[arm]} {mean:.2f}" in words

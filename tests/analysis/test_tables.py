@@ -156,6 +156,15 @@ class TestWording:
             assert tables.labels(study)[contrast.arm] in said
             assert contrast.verdict.word in said
 
+    def test_many_arms_with_one_verdict_are_counted(self) -> None:
+        study = samples.study(7, 5, equivalence=False)
+        said = wording.headline(compare(samples.frame(study, effect=0.05), study), study)
+        assert said == "Against map of layer 1, all 6 arms are better."
+
+    def test_labels_with_punctuation_are_quoted(self) -> None:
+        assert wording.quoted("Mixup, alpha = 1") == "“Mixup, alpha = 1”"
+        assert wording.quoted("map of layer 1") == "map of layer 1"
+
     def test_a_single_contrast_gives_its_own_sentence(self, study: Study) -> None:
         one = dataclasses.replace(study, contrasts=study.contrasts[:1])
         findings = compare(samples.frame(one), one)
@@ -163,7 +172,7 @@ class TestWording:
 
     def test_failures_are_in_the_headline(self, study: Study) -> None:
         said = wording.headline(compare(samples.frame(study, failed=2), study), study)
-        assert said.startswith("With no value from 2 of 20 runs: against ")
+        assert said.startswith("With no value from 2 of 20 runs: against map of layer 1, ")
 
     def test_without_contrasts_nothing_is_decided(self, study: Study) -> None:
         none = dataclasses.replace(study, contrasts=())
