@@ -29,7 +29,8 @@ def sweep(plan: Plan, launch: Mapping[str, Any], results: str = "") -> str:
     lines += [
         f"### Plan at scale `{scale.name}`",
         "",
-        f"{len(arms)} arms on {len(blocks)} blocks: {len(plan.cells)} cells, {len(plan.trials)} distinct trials. {scale.note}",
+        f"{len(arms)} arms on {len(blocks)} blocks: {len(plan.cells)} cells, {len(plan.trials)} distinct trials.",
+        scale.note,
         "",
         f"Blocks: {', '.join(f'`{block}`' for block in blocks)}",
         "",

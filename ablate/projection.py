@@ -61,11 +61,12 @@ class Run:
 
     @property
     def points(self) -> tuple[Point, ...]:
+        """All metrics of all epochs."""
         return points(self.start, self.epochs)
 
     @property
     def digest(self) -> str:
-        """Of all the above: two runs of one digest look the same in MLflow."""
+        """Digest of all the above: two runs of one digest look the same in MLflow."""
         text = json.dumps([PROJECTION, *vars(self).values()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -80,6 +81,7 @@ class Standing:
 
     @property
     def state(self) -> str:
+        """How the sweep stands once its driver has left."""
         return "interrupted" if self.pending else "failed" if self.failed else "done"
 
 
@@ -136,6 +138,7 @@ class Sweep:
         return [t for t, start in started if t in self._trials and t not in self.records and now - start >= after]
 
     def standing(self) -> Standing:
+        """How many of the wanted trials are done, failed, pending."""
         states = [self.records[trial].state if trial in self.records else "pending" for trial in self.wanted]
         return Standing(states.count("done"), states.count("failed"), states.count("pending"))
 
@@ -203,7 +206,7 @@ class Sweep:
         elif kind == "ended":
             self.records[trial] = _record(line)
             self._progress.pop(trial, None)
-        return kind == "ended"
+        return bool(kind == "ended")
 
     def _adopt(self) -> list[str]:
         """Takes over what other sweeps of the home finished and this one wants."""
