@@ -14,8 +14,8 @@ from rich.text import Text
 
 from ablate import terminal
 from ablate.driver import Event
-from ablate.log import Entry
-from ablate.plan import Plan
+from ablate.log import Entry, Record
+from ablate.plan import Plan, Trial
 from ablate.progress import Progress, part_done, progress, time_left
 
 REDRAWS_PER_SECOND = 2
@@ -111,11 +111,8 @@ class LiveView:
         fits = len(found.arms) <= room
         parts.append(terminal.arm_table(plan, found, self._out.width) if fits else _too_many(found, room))
         if found.failures:
-            parts += [
-                "",
-                terminal.heading("Failed"),
-                terminal.failures(found.failures[-FAILURES_SHOWN:], FAILURES_SHOWN),
-            ]
+            last = found.failures[-FAILURES_SHOWN:]
+            parts += ["", terminal.heading("Failed"), *(_failure(trial, record) for trial, record in last)]
         parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
         return Group(*parts)
 
@@ -174,6 +171,11 @@ class Lines:
 
 LISTED = 20
 """Failures that get a line of their own even when trials end fast."""
+
+
+def _failure(trial: Trial, record: Record) -> Text:
+    """One line, cut at the terminal's edge; `status` shows it whole."""
+    return Text(f"  {trial.label}: {terminal.why(record)}", style="red", no_wrap=True, overflow="ellipsis")
 
 
 def _too_many(found: Progress, room: int) -> Text:

@@ -102,7 +102,9 @@ def perceptron(features: int, hidden: int, classes: int, seed: int) -> torch.nn.
     return network
 
 
-METHODS = {"perceptron": Method(train, Config)}
+PERCEPTRON = Method(train, Config)
+
+METHODS = {"perceptron": PERCEPTRON}
 """Where the study finds its method."""
 
 BASE = Config()

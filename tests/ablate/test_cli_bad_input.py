@@ -1,4 +1,4 @@
-"""Every wrong input: one message that says what, where, what is allowed and how to mend; exit code 2; nothing written."""
+"""Every wrong input: one message with what is allowed and how to mend it; exit code 2; nothing written."""
 
 import socket
 from pathlib import Path

@@ -1,6 +1,7 @@
 """run, resume, status, report and show on a study whose numbers are known."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ablate import driver
 from ablate.home import Home
 from ablate.lock import hold
 from ablate.log import Log, ledger
+from ablate.plan import Plan
 from tests.ablate import toy
 from tests.ablate.console import OFF, TOY, Shell
 
@@ -19,7 +21,9 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 def lines_of(home: Path, kind: str) -> list[dict[str, object]]:
-    lines = [json.loads(line) for path in sorted((home / "log").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line) for path in sorted((home / "log").glob("*.jsonl")) for line in path.read_text().splitlines()
+    ]
     return [line for line in lines if line["kind"] == kind]
 
 
@@ -104,10 +108,10 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(
 ) -> None:
     original = driver.run
 
-    def interrupting(plan, options, watch=lambda event: None):
+    def interrupting(plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None]) -> driver.Result:
         ended = 0
 
-        def hear(event):
+        def hear(event: driver.Event) -> None:
             nonlocal ended
             watch(event)
             ended += event.kind == "ended"
@@ -143,7 +147,9 @@ def test_status_of_a_running_sweep_needs_no_driver_memory(shell: Shell) -> None:
     with hold(home.lock("toy@laptop"), "process 4242 on elsewhere"):
         log = Log(home.log("toy@laptop"))
         launch = lines_of(shell.home, "sweep")[0]
-        log.append("sweep", **{key: launch[key] for key in ("study", "scale", "arms", "command", "provenance")}, blocks=2)
+        log.append(
+            "sweep", **{key: launch[key] for key in ("study", "scale", "arms", "command", "provenance")}, blocks=2
+        )
         pending = [cell["trial"] for cell in json.loads(shell("show", f"{TOY}:toy", "--json").out)["cells"]][3:5]
         for trial in pending:
             log.append("started", trial=trial, attempt=1, where="elsewhere/cpu")

@@ -3,6 +3,7 @@
 Every number follows from arm, seed and epoch by `accuracy`, so that tests know it beforehand.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ class Config:
     gain: float = 0.0
     shape: str = "flat"
     diverges_at_seed: int = -1
+    pause_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -31,13 +33,13 @@ def accuracy(gain: float, seed: int, epoch: int) -> float:
     return 0.8 + gain + 0.01 * epoch + 0.001 * ((seed * (7 + round(gain * 20))) % 5)
 
 
-def train(
-    config: Config, data: Any, *, seed: int, device: str, resume: State | None = None
-) -> Iterator[Epoch]:
+def train(config: Config, data: Any, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
     """Nothing is trained: the numbers are known."""
     for epoch in range((resume["epoch"] if resume else 0) + 1, config.epochs + 1):
         if seed == config.diverges_at_seed:
             raise Diverged("loss is nan in epoch 1")
+
+        time.sleep(config.pause_s)
 
         def state(epoch: int = epoch) -> State:
             return {"epoch": epoch}
@@ -81,3 +83,5 @@ broken = replace(
     name="broken",
     arms=(*toy.arms, Arm(name="unstable", config=replace(BASE, gain=0.01, diverges_at_seed=1))),
 )
+
+slow = replace(toy, name="slow", arms=tuple(replace(arm, config=replace(arm.config, pause_s=0.1)) for arm in toy.arms))

@@ -1,0 +1,103 @@
+"""The command line as whole processes: what it imports, how it ends, and that it can be stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.ablate.console import OFF, TOY
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"torch", "ray", "optuna", "mlflow", "sklearn", "matplotlib"}
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("ABLATE_")}
+
+
+def ablate(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ablate", *words]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, **more)
+
+
+def imported_by(words: Sequence[str]) -> set[str]:
+    """Top-level packages that the command had imported when it was done."""
+    code = (
+        "import json, sys\nfrom ablate.__main__ import main\n"
+        f"try:\n    main({list(words)!r})\nexcept SystemExit:\n    pass\n"
+        "print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("finished") / "home"
+    done = ablate("run", f"{TOY}:toy", "--local", *OFF, "--home", str(home))
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["list"]], ids=" ".join)
+def test_help_and_list_import_nothing_heavy(words: list[str]) -> None:
+    assert not imported_by(words) & (HEAVY | {"pandas", "numpy", "scipy", "pyarrow"})
+
+
+@pytest.mark.parametrize("words", [["show", "gradmix_layers"], ["status"], ["report", "gradmix_layers"]], ids=" ".join)
+def test_looking_imports_no_framework(words: list[str], tmp_path: Path) -> None:
+    assert not imported_by([*words, "--home", str(tmp_path)]) & HEAVY
+
+
+def test_a_user_s_own_finished_study_is_shown_without_torch(finished: Path) -> None:
+    home = ["--home", str(finished)]
+    assert not imported_by(["status", f"{TOY}:toy", *home]) & HEAVY
+    assert not imported_by(["report", f"{TOY}:toy", *home]) & (HEAVY - {"matplotlib"})
+
+
+def test_an_error_goes_to_standard_error_alone() -> None:
+    done = ablate("show", "gradmix_layer")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "gradmix_layers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ablate list --json | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["[", "0"]
+    assert done.stderr == ""
+
+
+def test_ctrl_c_stops_a_sweep_cleanly_and_resume_finishes_it(tmp_path: Path) -> None:
+    run = ["run", f"{TOY}:slow", "--local", *OFF, "--home", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "ablate", *run],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    assert first.startswith("done"), first
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "To go on:  python -m ablate resume" in errors
+    assert "Traceback" not in errors
+    assert ablate("resume", f"{TOY}:slow", "--local", *OFF, "--home", str(tmp_path)).returncode == 0
+    lines = [json.loads(line) for line in (tmp_path / "log" / "slow@laptop.jsonl").read_text().splitlines()]
+    ended = [line["trial"] for line in lines if line["kind"] == "ended"]
+    assert len(ended) == len(set(ended)) == 12
