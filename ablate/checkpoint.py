@@ -1,7 +1,7 @@
-"""A trial's own folder: its last state, the one before, and its end. Atomic, checksummed, loaded without executing code.
+"""A trial's own folder: its last state, the one before, and its end. Atomic, checksummed, loaded without running code.
 
 A file is one line of header {"schema", "sha256"} and a body that the digest covers. A state's body is one line of JSON
-(epochs so far, times) and the state: JSON where it is plain, else `torch.save`, read back with weights_only=True.
+(epochs so far, times), and the state: JSON where it is plain, else `torch.save`, read back with weights_only=True.
 A new state is written beside, synced, and renamed; the one before stays until then, so a crash at any moment leaves one
 that is whole. The last state of a finished trial stays: other trials may need it.
 """

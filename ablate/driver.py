@@ -4,35 +4,37 @@ The driver is the only writer of a sweep's log. Every recovery is one sentence: 
 finished, run the rest; each trial continues from its own last checkpoint.
 """
 
-import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ablate import checkpoint, provenance
-from ablate.executors import Cluster, Executor, InProcess, Lost, Refused, Resources, Unavailable
+from ablate.events import Event as Event
+from ablate.executors import Cluster, Executor, InProcess, Resources, Unavailable
+from ablate.executors import Refused as Refused
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
 from ablate.plan import Plan, Trial
-from ablate.worker import Back, Began, Hand, Job, Progress
+from ablate.worker import Job
 
 if TYPE_CHECKING:
-    from ablate.schedule import Scheduler
+    from ablate.dispatch import Dispatch
 
-HAND_S = 1.0
-"""Trials measured to be shorter than half of this are handed out several at a time, about so many seconds of them."""
 RETRYABLE = ("lost", "out_of_memory")
 """Reasons that another try may cure; ends with one of these do not stand when a driver starts."""
+DELIVER_S = 60.0
+"""How long the driver waits for the tracking server at the end; what is late is delivered by `sync`."""
+STOPPED = "Stopped. What was running continues from its last checkpoint."
 
 
 class Held(RuntimeError):
@@ -73,23 +75,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Event:
-    """What `watch` hears, in the driver's process, after the log has it."""
-
-    kind: Literal["started", "epoch", "ended", "lost"]
-    trial: str
-    attempt: int = 1
-    epoch: int = 0
-    """For 'epoch': epochs completed, from 1."""
-    metrics: Mapping[str, float] | None = None
-    """For 'epoch'."""
-    record: Record | None = None
-    """For 'ended'."""
-    why: str = ""
-    """For 'lost'."""
-
-
-@dataclass(frozen=True)
 class Result:
     """Where the plan's trials stand when the driver leaves; ids in the plan's order."""
 
@@ -105,8 +90,10 @@ class Result:
     """`tracking.Delivered` of this call, when tracked."""
 
 
-def run(plan: Plan, options: Options, watch: Callable[[Event], None] = lambda event: None) -> Result:
+def run(plan: Plan, options: Options, watch: Callable[[Event], None] = lambda _event: None) -> Result:
     """Runs all trials of `plan` that no log of the home has finished, and returns where they stand.
+
+    Ctrl-C and SIGTERM stop it; then `Result.interrupted` is set.
 
     Raises:
         Held: another driver runs this sweep.
@@ -114,16 +101,14 @@ def run(plan: Plan, options: Options, watch: Callable[[Event], None] = lambda ev
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
     with _held(plan, options), _stoppable():
-        wanted = pending(plan, options.home, retry_failed=options.retry_failed, fresh=options.fresh)
-        if not wanted:
+        try:
+            wanted = pending(plan, options.home, retry_failed=options.retry_failed, fresh=options.fresh)
+            if wanted:
+                return _drive(plan, options, wanted, watch)
             _check_sinks(options)
             return _result(plan, options.home)
-        job = _job(plan, options)
-        with _executor(plan, options, job) as executor:
-            # Ray starts meanwhile, so what costs time here costs none.
-            _check_sinks(options)
-            drive = _Drive(plan, options, watch, wanted)
-            return drive.run(executor)
+        except KeyboardInterrupt:
+            return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
 
 
 def pending(plan: Plan, home: Home, *, retry_failed: bool = False, fresh: bool = False) -> tuple[str, ...]:
@@ -141,229 +126,49 @@ def pending(plan: Plan, home: Home, *, retry_failed: bool = False, fresh: bool =
     return tuple(trial.id for trial in plan.trials if trial.id in wanted)
 
 
-class _Drive:
-    """One driver at work: it holds the sweep, and something is left to run."""
+def _drive(plan: Plan, options: Options, wanted: tuple[str, ...], watch: Callable[[Event], None]) -> Result:
+    """Runs what is wanted; the log is open and tracked meanwhile."""
+    with _executor(plan, options) as executor:
+        # What costs time here costs none: Ray starts meanwhile.
+        _check_sinks(options)
+        from ablate.dispatch import Dispatch
 
-    def __init__(self, plan: Plan, options: Options, watch: Callable[[Event], None], wanted: tuple[str, ...]) -> None:
-        from ablate.schedule import Scheduler
-
-        self.plan, self.options, self.watch = plan, options, watch
-        self.entries = ledger(options.home)
-        finished = {ident: entry.record for ident, entry in self.entries.items() if entry.record is not None}
-        self.scheduler = Scheduler(plan, finished, wanted)
-        self.trials = {trial.id: trial for trial in plan.trials}
-        self.attempts = {ident: self.entries.get(ident, Entry()).attempts for ident in wanted}
-        self.hands: dict[int, dict[str, None]] = {}
-        self.begun: dict[str, float] = {}
-        self.unsaid: dict[str, list[Mapping[str, Any]]] = {}
-        self.settled: list[Record] = []
-        self.losses: dict[str, int] = {}
-        self.alone: set[str] = set()
-        self.busy: list[str] = []
-        self.pace = _Pace()
-        self.slots, self.trained, self.number = 1, 0, 0
-
-    def run(self, executor: Executor) -> Result:
-        """Listens to the executor until nothing is left; the log is open and tracked meanwhile."""
-        messages = executor.messages(self.take)
-        self.slots = executor.slots()
-        self.log = Log(self.options.home.log(self.plan.sweep))
-        self.log.append("sweep", **_launch(self.plan, self.options))
-        follower = _follower(self.plan, self.options)
-        interrupted, message = False, ""
+        desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options))
+        slots = executor.slots()
+        log = Log(options.home.log(plan.sweep))
         try:
-            for heard in messages:
-                self.hear(heard)
-                if not self.scheduler.left:
-                    break
-        except KeyboardInterrupt:
-            interrupted, message = True, "Stopped. What was running continues from its last checkpoint."
-        except Unavailable as error:
-            interrupted, message = True, str(error)
+            log.append("sweep", **_launch(plan, options))
+            desk.open(log, slots)
+            stopped, follower = _listen(desk, executor, plan, options)
+            result = replace(_result(plan, options.home), interrupted=bool(stopped), trained=desk.ended)
+            log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
         finally:
-            messages.close()
-            executor.stop()
-        result = _result(self.plan, self.options.home)
-        how = "interrupted" if interrupted else "failed" if result.failed else "done"
-        self.log.append("left", how=how)
-        self.log.close()
-        delivered = follower.finish(_DELIVER_S) if follower else None
-        message = " ".join(filter(None, [message, _projected(self.plan, self.options)]))
-        return replace(result, interrupted=interrupted, trained=self.trained, message=message, delivered=delivered)
+            log.close()
+    delivered = follower.finish(DELIVER_S) if follower else None
+    message = " ".join(filter(None, [stopped, _projected(plan, options)]))
+    return replace(result, message=message, delivered=delivered)
 
-    # What the executor asks
 
-    def take(self) -> Hand | None:
-        """The next hand for a free worker; empty: later; None: nothing is left."""
-        if not self.scheduler.left:
-            return None
-        trials = self._deal()
-        if not trials and self.busy:
-            self._ask_busy()
-            trials = self._deal()
-        for trial in trials:
-            self.attempts[trial.id] += 1
-            if self.entries.get(trial.id, Entry()).record is not None:
-                checkpoint.forget_end(self.options.home.trial(trial.id))
-        self.number += 1
-        self.hands[self.number] = {trial.id: None for trial in trials}
-        if trials:
-            self._begin(trials[0].id)
-        return Hand(self.number, tuple((trial, self.attempts[trial.id]) for trial in trials), HAND_S)
-
-    def _deal(self) -> list[Trial]:
-        size = 1 if self.options.local else self.pace.size(self.scheduler.left, self.slots)
-        trials: list[Trial] = []
-        while len(trials) < size and (trial := self.scheduler.next()) is not None:
-            if trial.id in self.alone and trials:
-                self.scheduler.again(trial.id)
+def _listen(desk: "Dispatch", executor: Executor, plan: Plan, options: Options) -> tuple[str, Any]:
+    """Lets the executor work until nothing is left; returns why it stopped before, and the tracking follower."""
+    follower, stopped = None, ""
+    messages = executor.messages(desk.take)
+    try:
+        for heard in messages:
+            desk.hear(heard)
+            if follower is None and options.mlflow is not None:
+                # Only now: its start would have delayed the first trial's.
+                follower = _follower(options.home, plan.sweep, options.mlflow)
+            if not desk.left:
                 break
-            trials.append(trial)
-            if trial.id in self.alone:
-                break
-        return trials
-
-    def _ask_busy(self) -> None:
-        """Trials that another sweep's driver trains: done there is done here."""
-        entries = ledger(self.options.home)
-        for ident in self.busy:
-            record = entries.get(ident, Entry()).record
-            if record is not None and record.ended > self.entries.get(ident, Entry()).started:
-                self._settle(record)
-            else:
-                self.scheduler.again(ident)
-        self.busy.clear()
-
-    # What the executor tells
-
-    def hear(self, messages: Iterable[Any]) -> None:
-        """Acts on messages that came together: first the log, on disk, then the scheduler and whoever watches."""
-        for message in messages:
-            if isinstance(message, Record):
-                self._ended(message)
-            elif isinstance(message, Progress):
-                self._progress(message)
-            elif isinstance(message, Began):
-                self._begin(message.trial)
-            elif isinstance(message, Back):
-                self._back(message)
-            elif isinstance(message, Lost):
-                self._lost(message)
-        self._conclude()
-
-    def _begin(self, ident: str) -> None:
-        if ident in self.begun:
-            return
-        self.begun[ident] = time.monotonic()
-        where = f"{socket.gethostname()}/{_device(self.plan, self.options)}"
-        self.log.append("started", durable=False, trial=ident, attempt=self.attempts[ident], where=where)
-        self.watch(Event("started", ident, self.attempts[ident]))
-
-    def _progress(self, progress: Progress) -> None:
-        ident = progress.trial
-        unsaid = self.unsaid.setdefault(ident, [])
-        unsaid.extend(progress.epochs)
-        if time.monotonic() - self.begun[ident] >= _SAY_S:
-            self.log.append("epochs", durable=False, trial=ident, epochs=unsaid)
-            self.begun[ident], self.unsaid[ident] = time.monotonic(), []
-        for epoch in progress.epochs:
-            self.watch(Event("epoch", ident, self.attempts[ident], epoch["epoch"], epoch["metrics"]))
-
-    def _ended(self, record: Record) -> None:
-        self._begin(record.trial)
-        self._forget(record.trial)
-        if record.reason == "out_of_memory" and self._may_retry(record.trial):
-            self._try_again(record.trial, record.error.strip().rpartition("\n")[2])
-            return
-        if record.attempts == self.attempts[record.trial]:
-            self.pace.note(record.seconds)
-        self._settle(record)
-
-    def _settle(self, record: Record) -> None:
-        """Writes the trial's end; what follows from it waits until the line is on disk."""
-        known = self.entries.get(record.trial, Entry()).record
-        if known is None or not _same_numbers(known, record):
-            self.log.append("ended", durable=False, trial=record.trial, record=record)
-        self.settled.append(record)
-
-    def _conclude(self) -> None:
-        """Tells of the ends written since the last time, and of those that needed a failed one in vain."""
-        while self.settled:
-            self.log.sync()
-            settled, self.settled = self.settled, []
-            for record in settled:
-                self.trained += 1
-                hopeless = self.scheduler.tell(record)
-                self.watch(Event("ended", record.trial, record.attempts, record=record))
-                for ident in hopeless:
-                    why = f"needed trial {record.trial} failed: {record.reason}"
-                    self._settle(_failed(self.trials[ident], "need", why))
-
-    def _back(self, back: Back) -> None:
-        for ident in back.trials:
-            self._forget(ident)
-            self.begun.pop(ident, None)
-            self.attempts[ident] -= 1
-            if back.busy:
-                self.busy.append(ident)
-            else:
-                self.scheduler.again(ident)
-
-    def _lost(self, lost: Lost) -> None:
-        """A hand of several says not whose fault it was: they are tried one by one, and only then it counts."""
-        numbers = list(self.hands) if lost.hand is None else [lost.hand]
-        for number in numbers:
-            idents = list(self.hands.pop(number, {}))
-            for ident in idents:
-                blamed = lost.hand is not None and len(idents) == 1
-                if blamed and not self._may_retry(ident):
-                    record = _failed(self.trials[ident], "lost", lost.why, self.attempts[ident])
-                    self._settle(record)
-                elif ident in self.begun:
-                    self._try_again(ident, lost.why)
-                else:
-                    self.attempts[ident] -= 1
-                    self.scheduler.again(ident)
-                self.alone.add(ident)
-
-    def _may_retry(self, ident: str) -> bool:
-        self.losses[ident] = self.losses.get(ident, 0) + 1
-        return self.losses[ident] <= self.options.retries
-
-    def _try_again(self, ident: str, why: str) -> None:
-        self.begun.pop(ident, None)
-        self.unsaid.pop(ident, None)
-        self.log.append("lost", trial=ident, attempt=self.attempts[ident], why=why)
-        self.scheduler.again(ident)
-        self.watch(Event("lost", ident, self.attempts[ident], why=why))
-
-    def _forget(self, ident: str) -> None:
-        self.unsaid.pop(ident, None)
-        for hand in self.hands.values():
-            hand.pop(ident, None)
-
-
-_SAY_S = 1.0
-"""Epochs of a trial reach the log at most so often before its end."""
-_DELIVER_S = 60.0
-"""How long the driver waits for the tracking server at the end; what is late is delivered by `sync`."""
-
-
-class _Pace:
-    """How long trials take here, and so how many make a hand."""
-
-    def __init__(self) -> None:
-        self.mean_s: float | None = None
-
-    def note(self, seconds: float) -> None:
-        self.mean_s = seconds if self.mean_s is None else 0.7 * self.mean_s + 0.3 * seconds
-
-    def size(self, left: int, slots: int) -> int:
-        """One, unless trials are short; never so many that another worker would be idle at the end."""
-        if self.mean_s is None or self.mean_s > HAND_S / 2:
-            return 1
-        fair = math.ceil(left / (2 * slots))
-        return max(1, min(fair, int(HAND_S / max(self.mean_s, 0.002))))
+    except KeyboardInterrupt:
+        stopped = STOPPED
+    except Unavailable as error:
+        stopped = str(error)
+    finally:
+        messages.close()
+        executor.stop()
+    return stopped, follower
 
 
 def _again(record: Record, trial: Trial, wanted: set[str], retry_failed: bool) -> bool:
@@ -384,31 +189,6 @@ def _stale(record: Record, plan: Plan, digests: dict[str, Mapping[str, str]]) ->
 def _state_is_gone(home: Home, ident: str) -> bool:
     """Whether a needed trial's final state was removed from the home; it is trained again then, to the same bits."""
     return not checkpoint.is_kept(home.trial(ident))
-
-
-def _same_numbers(one: Record, other: Record) -> bool:
-    def numbers(record: Record) -> list[Any]:
-        return [(epoch["epoch"], dict(epoch["metrics"])) for epoch in record.epochs]
-
-    code = one.provenance.get("code_digest") == other.provenance.get("code_digest")
-    return other.state == "done" and code and numbers(one) == numbers(other)
-
-
-def _failed(trial: Trial, reason: Literal["lost", "need"], why: str, attempts: int = 0) -> Record:
-    """The end of a trial that no worker could report."""
-    return Record(
-        trial=trial.id,
-        method=trial.method,
-        config=trial.config,
-        data=trial.data,
-        seed=trial.seed,
-        state="failed",
-        reason=reason,
-        error=why,
-        attempts=attempts,
-        ended=time.time(),
-        host=socket.gethostname(),
-    )
 
 
 def _result(plan: Plan, home: Home) -> Result:
@@ -460,7 +240,8 @@ def _device(plan: Plan, options: Options) -> str:
     return "cuda" if _gpus(plan, options) > 0 else "cpu"
 
 
-def _executor(plan: Plan, options: Options, job: Job) -> Executor:
+def _executor(plan: Plan, options: Options) -> Executor:
+    job = _job(plan, options)
     if options.local:
         if _gpus(plan, options) > 0:
             _require_gpus_here(_gpus(plan, options))
@@ -495,12 +276,10 @@ def _check_sinks(options: Options) -> None:
         tracking.check(options.mlflow)
 
 
-def _follower(plan: Plan, options: Options) -> Any:
-    if options.mlflow is None:
-        return None
+def _follower(home: Home, sweep: str, uri: str) -> Any:
     from ablate import tracking
 
-    return tracking.start(options.home, plan.sweep, options.mlflow)
+    return tracking.start(home, sweep, uri)
 
 
 def _projected(plan: Plan, options: Options) -> str:

@@ -3,6 +3,7 @@
 Neither decides anything: what runs next, what is tried again and what is written is the driver's.
 """
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -213,10 +214,8 @@ class _Child:
         theirs.close()
         os.close(ends)
         self.connection = ours
-        try:
+        with contextlib.suppress(OSError):  # it died at once: `ready` says so
             ours.send((job, resources, address, self.folder, self.session))
-        except OSError:
-            pass  # it died at once: `ready` says so
 
     def ready(self) -> int:
         """Slots; waits for Ray."""
@@ -272,7 +271,7 @@ class _Child:
 
 
 def _environment(address: str | None) -> dict[str, str]:
-    """The child's: quiet, quick to start, bound to this machine unless there is a cluster; its authentication as it is."""
+    """The child's: quiet, quick to start, bound to this machine unless there is a cluster; authentication as it is."""
     ours = {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "RAY_USAGE_STATS_ENABLED": "0",

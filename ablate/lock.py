@@ -1,4 +1,4 @@
-"""Exclusive holds on files: one driver a sweep, one worker a trial. The kernel drops them with the process, however it dies."""
+"""Exclusive holds on files: one driver a sweep, one worker a trial. They end with the process, however that ends."""
 
 import fcntl
 import os

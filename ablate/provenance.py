@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -120,11 +119,11 @@ def _method_entry(tree: ast.Module, method: str) -> ast.expr | None:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
-        if any(isinstance(target, ast.Name) and target.id == "METHODS" for target in targets):
-            if isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
-                for key, value in zip(node.value.keys, node.value.values, strict=True):  # type: ignore[attr-defined]
-                    if isinstance(key, ast.Constant) and key.value == method:
-                        return value
+        named = any(isinstance(target, ast.Name) and target.id == "METHODS" for target in targets)
+        if named and isinstance(node.value, ast.Dict):  # type: ignore[attr-defined]
+            for key, value in zip(node.value.keys, node.value.values, strict=True):  # type: ignore[attr-defined]
+                if isinstance(key, ast.Constant) and key.value == method:
+                    return value
     return None
 
 
@@ -177,7 +176,7 @@ def _imported(node: ast.AST, beside: Path | None) -> Iterator[Path]:
 
 
 def _modules(names: Iterable[str], beside: Path | None) -> Iterator[Path]:
-    """Files of those modules that lie under `trainables` or in the folder `beside`. The packages' own files are empty."""
+    """Files of those modules that lie under `trainables` or in the folder `beside`."""
     for name in names:
         path = Path(*name.split("."))
         for root in [ROOT] if path.parts[0] == "trainables" else [beside] if beside else []:

@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablate.home import Home
@@ -41,7 +42,7 @@ class Scheduler:
         self.trials = {trial.id: trial for trial in plan.trials}
         self.metric = plan.study.outcome.metric
         self.places = _places(plan)
-        self.distributions = _distributions(self.places.values())
+        self.distributions: dict[str, BaseDistribution] = _distributions(self.places.values())
         self.study = _in_memory(plan)
         stand = [finished[ident] for ident in self.order if ident in finished and ident not in wanted]
         self.study.add_trials([self._told(record) for record in stand])
@@ -180,8 +181,8 @@ def _no_sampler() -> "optuna.samplers.BaseSampler":
     return optuna.samplers.RandomSampler(seed=0)
 
 
-def _direction(plan: Plan) -> str:
-    return "maximize" if plan.study.outcome.higher_is_better else "minimize"
+def _direction(plan: Plan) -> StudyDirection:
+    return StudyDirection.MAXIMIZE if plan.study.outcome.higher_is_better else StudyDirection.MINIMIZE
 
 
 def _places(plan: Plan) -> dict[str, dict[str, str]]:
@@ -215,7 +216,7 @@ def _choice(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value, sort_keys=True)
 
 
-def _distributions(params: Iterable[Mapping[str, Any]]) -> dict[str, CategoricalDistribution]:
+def _distributions(params: Iterable[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
     choices: dict[str, dict[Any, None]] = {}
     for mapping in params:
         for name, value in mapping.items():
@@ -224,7 +225,7 @@ def _distributions(params: Iterable[Mapping[str, Any]]) -> dict[str, Categorical
 
 
 def _frozen(
-    record: Record, params: Mapping[str, Any], distributions: Mapping[str, CategoricalDistribution], metric: str
+    record: Record, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], metric: str
 ) -> FrozenTrial:
     """An ended trial as Optuna keeps it; its distributions are those of its parameters."""
     value = _value(record, metric)

@@ -1,12 +1,14 @@
 """Ray Tune runs hands of trials. The only file that imports Ray; it is the child of `executors.Cluster`.
 
-Tune executes, and nothing more: what a Tune trial is given is a hand, whole; what it says goes to the parent, which keeps
-the truth. A new Tuner at every start, actors reused, Tune's loggers off, its snapshots as good as off, never a restore.
+Tune executes, and nothing more: what a Tune trial is given is a hand, whole; what it says goes to the parent, which
+keeps the truth. A new Tuner at every start, actors reused, Tune's loggers off, its snapshots as good as off, never a
+restore.
 
-A Tune trial costs 13 to 20 ms, so short trials come several in a hand. A long one is a hand of its own, and its step ends
-with an epoch, at most one a second.
+A Tune trial costs 13 to 20 ms, so short trials come several in a hand. A long one is a hand of its own, and its step
+ends with an epoch.
 """
 
+import logging
 import os
 import pickle
 import sys
@@ -58,13 +60,13 @@ class TooLittle(ValueError):
 
 def _start(address: str | None, session: Path) -> None:
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         return
     ray.init(
         address="local",
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
         object_store_memory=80 * 2**20,
         _node_ip_address="127.0.0.1",
         _temp_dir=str(session),
@@ -163,7 +165,7 @@ def _feed(connection: Connection, job: bytes) -> Any:
             super().__init__()
             self.live: set[str] = set()
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        def suggest(self, trial_id: str) -> Any:
             connection.send(("take", None))
             hand: Hand | None = connection.recv()
             if hand is None:
@@ -175,7 +177,7 @@ def _feed(connection: Connection, job: bytes) -> Any:
             self.live.add(trial_id)
             return {"number": hand.number, "hand": pickle.dumps(hand), "job": job}
 
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        def on_trial_complete(self, trial_id: str, *_rest: Any, **_more: Any) -> None:
             self.live.discard(trial_id)
 
         def save(self, checkpoint_path: str) -> None:
@@ -192,10 +194,10 @@ def _mouthpiece(connection: Connection) -> Any:
     from ray import tune
 
     class Mouthpiece(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        def on_trial_result(self, *, result: Any, **_more: Any) -> None:  # type: ignore[override]
             connection.send(("said", result["said"]))
 
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_error(self, *, trial: Any, **_more: Any) -> None:  # type: ignore[override]
             error = trial.get_error()
             why = f"{type(error).__name__}: {error}".strip() if error else "the worker went away"
             connection.send(("lost", (trial.config["number"], why[:2000])))

@@ -22,7 +22,7 @@ from ablate.log import Record
 from ablate.plan import Trial
 from ablate.provenance import combined
 from trainables.config import from_plain
-from trainables.protocol import Diverged, Epoch, Method, Needed
+from trainables.protocol import Diverged, Epoch, Method, Needed, State
 
 CHECKPOINT_EVERY_S = 1.0
 """Epochs that follow each other faster are checkpointed together: resuming from any of them gives the same bits."""
@@ -189,7 +189,7 @@ class _Run:
         return {name: str(self.provenance[key]) for name, key in names.items()}
 
     def _epochs(self, training: Iterator[Epoch], length: int | None) -> Iterator[Mapping[str, Any]]:
-        """Pulls epochs and checkpoints them: all, or with a known `length` by the two rules at the top and at the end."""
+        """Pulls epochs and checkpoints them: all, or with a known `length` by the rules at the top and at the end."""
         saved_at, write_s = time.perf_counter(), 0.0
         lap = saved_at
         for epoch in training:
@@ -215,8 +215,8 @@ class _Run:
         )
         checkpoint.save(self.folder, self.last)
 
-    def _resume(self) -> Mapping[str, Any] | None:
-        return self.last.state if self.last else None
+    def _resume(self) -> State | None:
+        return dict(self.last.state) if self.last else None
 
     def _placed(self) -> dict[str, Any]:
         """The config with what it needs named as the method's own types name it."""

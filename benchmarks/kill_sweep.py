@@ -4,7 +4,7 @@
 
 Kills, in turn and at seeded moments: the driver's whole process group, one Ray worker, Ray's raylet, Ray's GCS. After
 each kill of the driver nothing of it may live on. At the end: the frame equals that of an undisturbed in-process sweep
-bit for bit (volatile columns aside), every trial ended once in the log, Optuna's storage has each once and none RUNNING.
+bit for bit (volatile columns aside), every trial ended once in the log, Optuna's storage has each once, none RUNNING.
 
 Only processes that descend from the driver started here are killed.
 """
@@ -191,12 +191,14 @@ def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
 
     stored = optuna.load_study(study_name=whole.sweep, storage=home.optuna).get_trials(deepcopy=False)
     found = Counter(trial.user_attrs["trial"] for trial in stored)
-    assert set(found) == wanted and set(found.values()) == {1}, "Optuna's trials are not the log's"
+    assert set(found) == wanted, "Optuna's trials are not the log's"
+    assert set(found.values()) == {1}, "a trial is twice in Optuna's storage"
     states = {trial.state for trial in stored}
     assert states == {optuna.trial.TrialState.COMPLETE}, states
 
 
 def main() -> None:
+    """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200, help="a multiple of 8")
     parser.add_argument("--kills", type=int, default=20)

@@ -1,4 +1,4 @@
-"""A sweep killed at seeded moments and gone on with equals one that nobody disturbed. More of it: benchmarks/kill_sweep."""
+"""A sweep killed at seeded moments and gone on with equals an undisturbed one. More of it: benchmarks/kill_sweep.py."""
 
 import sys
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def train(config: Walk, data: Any, *, seed: int, device: str, resume: State | No
         metrics = {"auroc": place, "loss": abs(place)}
         if index == 2 and config.fail:
             metrics |= _failure(config.fail)
-        yield Epoch(index, metrics, lambda at=index: _state(at, place, random))
+        yield Epoch(index, metrics, partial(_state, index, place, random))
 
 
 def _state(index: int, place: float, random: np.random.Generator) -> State:

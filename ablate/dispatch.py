@@ -1,0 +1,268 @@
+"""Which trial a free worker gets, and what follows from what workers say: the log first, then everything else.
+
+Knows neither Ray nor processes: an executor takes hands here and brings messages back.
+"""
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from ablate import checkpoint
+from ablate.events import Event
+from ablate.executors import Lost
+from ablate.home import Home
+from ablate.log import Entry, Log, Record, ledger
+from ablate.plan import Plan, Trial
+from ablate.schedule import Scheduler
+from ablate.worker import Back, Began, Hand, Message, Progress
+
+HAND_S = 1.0
+"""Trials measured to be shorter than half of this are handed out several at a time, about so many seconds of them."""
+LEAST_S = 0.002
+"""What a trial takes at least, for that."""
+SAY_S = 1.0
+"""Epochs of a running trial reach the log at most so often; its end repeats them all."""
+
+
+class Dispatch:
+    """One driver's desk: it alone writes the log."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        home: Home,
+        wanted: tuple[str, ...],
+        watch: Callable[[Event], None],
+        *,
+        retries: int,
+        where: str,
+    ) -> None:
+        self.home, self.watch, self.retries = home, watch, retries
+        self.where = f"{socket.gethostname()}/{where}"
+        self.entries = ledger(home)
+        finished = {ident: entry.record for ident, entry in self.entries.items() if entry.record is not None}
+        self.scheduler = Scheduler(plan, finished, wanted)
+        self.trials = {trial.id: trial for trial in plan.trials}
+        self.attempts = {ident: self._entry(ident).attempts for ident in wanted}
+        self.hands: dict[int, dict[str, None]] = {}
+        """Number of a hand -> its trials that have not ended."""
+        self.begun: dict[str, float] = {}
+        """Running trial -> when its epochs last reached the log."""
+        self.unsaid: dict[str, list[Mapping[str, Any]]] = {}
+        self.settled: list[Record] = []
+        self.losses: dict[str, int] = {}
+        self.alone: set[str] = set()
+        """Trials of a lost hand: from then on each is a hand of its own, so that the next loss has a cause."""
+        self.busy: list[str] = []
+        """Trials that another sweep's workers hold."""
+        self.pace = Pace()
+        self.ended = self.handed = 0
+        self.slots = 1
+        self.log: Log
+
+    def open(self, log: Log, slots: int) -> None:
+        """From now on hands may be taken, so many at a time."""
+        self.log, self.slots = log, slots
+
+    @property
+    def left(self) -> int:
+        """Trials that have not ended."""
+        return self.scheduler.left
+
+    def take(self) -> Hand | None:
+        """The next hand for a free worker; one without trials: later; None: nothing is left."""
+        if not self.left:
+            return None
+        trials = self._deal()
+        if not trials and self.busy:
+            self._ask_busy()
+            trials = self._deal()
+        for trial in trials:
+            self.attempts[trial.id] += 1
+            if self._entry(trial.id).record is not None:
+                checkpoint.forget_end(self.home.trial(trial.id))
+        self.handed += 1
+        if trials:
+            self.hands[self.handed] = {trial.id: None for trial in trials}
+            self._begin(trials[0].id)
+        return Hand(self.handed, tuple((trial, self.attempts[trial.id]) for trial in trials), HAND_S)
+
+    def _deal(self) -> list[Trial]:
+        size = self.pace.size(self.left, self.slots)
+        trials: list[Trial] = []
+        while len(trials) < size and (trial := self.scheduler.next()) is not None:
+            if trial.id in self.alone and trials:
+                self.scheduler.again(trial.id)
+                break
+            trials.append(trial)
+            if trial.id in self.alone:
+                break
+        return trials
+
+    def _ask_busy(self) -> None:
+        """What another sweep's driver finished is finished here; the rest is tried again."""
+        now = ledger(self.home)
+        for ident in self.busy:
+            record = now.get(ident, Entry()).record
+            if record is not None and record != self._entry(ident).record:
+                self.entries[ident] = now[ident]
+                self._settle(record)
+            else:
+                self.scheduler.again(ident)
+        self.busy.clear()
+        self._conclude()
+
+    def hear(self, messages: Iterable[Message | Lost]) -> None:
+        """Acts on messages that came together; their lines go to the disk together."""
+        for message in messages:
+            if isinstance(message, Record):
+                self._end(message)
+            elif isinstance(message, Progress):
+                self._progress(message)
+            elif isinstance(message, Began):
+                self._begin(message.trial)
+            elif isinstance(message, Back):
+                self._back(message)
+            else:
+                self._lost(message)
+        self._conclude()
+
+    def _begin(self, ident: str) -> None:
+        if ident not in self.begun:
+            self.begun[ident] = time.monotonic()
+            self.log.append("started", durable=False, trial=ident, attempt=self.attempts[ident], where=self.where)
+            self.watch(Event("started", ident, self.attempts[ident]))
+
+    def _progress(self, progress: Progress) -> None:
+        ident = progress.trial
+        unsaid = self.unsaid.setdefault(ident, [])
+        unsaid.extend(progress.epochs)
+        if time.monotonic() - self.begun[ident] >= SAY_S:
+            self.log.append("epochs", durable=False, trial=ident, epochs=unsaid)
+            self.begun[ident], self.unsaid[ident] = time.monotonic(), []
+        for epoch in progress.epochs:
+            self.watch(Event("epoch", ident, self.attempts[ident], epoch["epoch"], epoch["metrics"]))
+
+    def _end(self, record: Record) -> None:
+        ident = record.trial
+        self._begin(ident)
+        self._put_down(ident)
+        if record.reason == "out_of_memory" and self._may_retry(ident):
+            self._try_again(ident, "out of memory: " + record.error.strip().rpartition("\n")[2])
+            return
+        self.pace.note(record.seconds)
+        self._settle(record)
+
+    def _settle(self, record: Record) -> None:
+        """Writes the trial's end; what follows from it waits until the line is on disk."""
+        known = self._entry(record.trial).record
+        if known is None or not _same_numbers(known, record):
+            self.log.append("ended", durable=False, trial=record.trial, record=record)
+        self.settled.append(record)
+
+    def _conclude(self) -> None:
+        """Tells of the ends written since the last time, and ends those that needed a failed one."""
+        while self.settled:
+            self.log.sync()
+            settled, self.settled = self.settled, []
+            for record in settled:
+                self.ended += 1
+                hopeless = self.scheduler.tell(record)
+                self.watch(Event("ended", record.trial, record.attempts, record=record))
+                for ident in hopeless:
+                    why = f"needed trial {record.trial} failed: {record.reason}"
+                    self._settle(_failed(self.trials[ident], "need", why, self.attempts[ident]))
+
+    def _back(self, back: Back) -> None:
+        for ident in back.trials:
+            self._put_down(ident)
+            self.attempts[ident] -= 1
+            if back.busy:
+                self.busy.append(ident)
+            else:
+                self.scheduler.again(ident)
+
+    def _lost(self, lost: Lost) -> None:
+        """A loss counts against a trial that was alone in its hand, and against none when all of Ray went."""
+        for number in list(self.hands) if lost.hand is None else [lost.hand]:
+            idents = list(self.hands.pop(number, ()))
+            for ident in idents:
+                blamed = lost.hand is not None and len(idents) == 1
+                if blamed and not self._may_retry(ident):
+                    self._put_down(ident)
+                    self._settle(_failed(self.trials[ident], "lost", lost.why, self.attempts[ident]))
+                elif ident in self.begun:
+                    self._try_again(ident, lost.why)
+                else:
+                    self.attempts[ident] -= 1
+                    self.scheduler.again(ident)
+            self.alone.update(idents)
+
+    def _may_retry(self, ident: str) -> bool:
+        self.losses[ident] = self.losses.get(ident, 0) + 1
+        return self.losses[ident] <= self.retries
+
+    def _try_again(self, ident: str, why: str) -> None:
+        self._put_down(ident)
+        self.log.append("lost", trial=ident, attempt=self.attempts[ident], why=why)
+        self.scheduler.again(ident)
+        self.watch(Event("lost", ident, self.attempts[ident], why=why))
+
+    def _put_down(self, ident: str) -> None:
+        """The trial runs no longer, for whatever reason."""
+        self.begun.pop(ident, None)
+        self.unsaid.pop(ident, None)
+        for number, hand in list(self.hands.items()):
+            hand.pop(ident, None)
+            if not hand:
+                del self.hands[number]
+
+    def _entry(self, ident: str) -> Entry:
+        return self.entries.get(ident, Entry())
+
+
+class Pace:
+    """How long trials take here, and so how many make a hand."""
+
+    def __init__(self) -> None:
+        self.mean_s: float | None = None
+
+    def note(self, seconds: float) -> None:
+        """One more trial took so long; recent ones count most."""
+        self.mean_s = seconds if self.mean_s is None else 0.7 * self.mean_s + 0.3 * seconds
+
+    def size(self, left: int, slots: int) -> int:
+        """One, unless trials are short; never so many that another worker would idle at the end."""
+        if self.mean_s is None or self.mean_s > HAND_S / 2:
+            return 1
+        fair = math.ceil(left / (2 * slots))
+        return max(1, min(fair, int(HAND_S / max(self.mean_s, LEAST_S))))
+
+
+def _same_numbers(one: Record, other: Record) -> bool:
+    """Whether both are done, by the same code, with the same metrics."""
+
+    def numbers(record: Record) -> list[Any]:
+        return [(epoch["epoch"], dict(epoch["metrics"])) for epoch in record.epochs]
+
+    code = one.provenance.get("code_digest") == other.provenance.get("code_digest")
+    return one.state == other.state == "done" and code and numbers(one) == numbers(other)
+
+
+def _failed(trial: Trial, reason: Literal["lost", "need"], why: str, attempts: int) -> Record:
+    """The end of a trial that no worker could report."""
+    return Record(
+        trial=trial.id,
+        method=trial.method,
+        config=trial.config,
+        data=trial.data,
+        seed=trial.seed,
+        state="failed",
+        reason=reason,
+        error=why,
+        attempts=attempts,
+        ended=time.time(),
+        host=socket.gethostname(),
+    )
