@@ -355,7 +355,11 @@ def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:
         clean = typeset.one_line(sentence)
         return textwrap.fill(clean, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
 
-    parts = [wrapped(study.question), wrapped(wording.headline(findings, study)), typeset.text(arms(findings, study))]
+    parts = [
+        wrapped(study.question),
+        wrapped(wording.headline(findings, study)),
+        typeset.text(arms(findings, study), width),
+    ]
     if findings.contrasts:
         sentences = [
             wrapped(contrast.verdict.sentence, f"{display.SYMBOL[contrast.verdict.word]} ")
@@ -363,7 +367,7 @@ def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:
             if contrast.verdict.sentence
         ]
         parts += [
-            typeset.text(contrasts(findings, study)),
+            typeset.text(contrasts(findings, study), width),
             "\n".join(sentences),
             wrapped(wording.tests(findings, study)),
         ]

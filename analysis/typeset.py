@@ -38,21 +38,33 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def text(table: Table) -> str:
-    """The table in fixed-width columns, for a terminal or a log."""
-    lines = [[column.head for column in table.columns], *(row.cells for row in table.rows)]
-    grid = [[one_line(cell) for cell in cells] for cells in lines]
-    widths = [max(_width(line[index]) for line in grid) for index in range(len(table.columns))]
+def text(table: Table, width: int | None = None) -> str:
+    """The table in fixed-width columns, for a terminal or a log.
+
+    Where it is wider than `width`, its last columns go until it fits or two are left, and a line says which.
+    """
+    kept = len(table.columns)
+    while width is not None and kept > 2 and sum(_widths(table, kept)) + 2 * (kept - 1) > width:
+        kept -= 1
+    widths = _widths(table, kept)
 
     def line(cells: Sequence[str]) -> str:
         parts = []
-        for cell, width, column in zip(cells, widths, table.columns, strict=True):
-            pad = " " * (width - _width(cell))
+        for cell, room, column in zip(map(one_line, cells), widths, table.columns, strict=False):
+            pad = " " * (room - _width(cell))
             parts.append(cell + pad if column.align == "left" else pad + cell)
         return "  ".join(parts).rstrip()
 
-    body = [line(grid[0]), "  ".join("─" * width for width in widths), *(line(cells) for cells in grid[1:])]
-    return "\n".join([*body, *map(one_line, table.notes)])
+    body = [line([column.head for column in table.columns]), "  ".join("─" * room for room in widths)]
+    body += [line(row.cells) for row in table.rows]
+    gone = [column.head for column in table.columns[kept:]]
+    left_out = [f"(not shown at this width: {', '.join(gone)})"] if gone else []
+    return "\n".join([*body, *left_out, *map(one_line, table.notes)])
+
+
+def _widths(table: Table, kept: int) -> list[int]:
+    lines = [[column.head for column in table.columns], *(row.cells for row in table.rows)]
+    return [max(_width(one_line(cells[index])) for cells in lines) for index in range(kept)]
 
 
 def _width(cell: str) -> int:

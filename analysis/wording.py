@@ -94,7 +94,7 @@ def _group(found: list[ContrastResult], of: int, named: dict[str, str], shown: Q
 
 def quoted(label: str) -> str:
     """The label, in quotation marks where its own punctuation would run into a sentence's."""
-    return f"“{label}”" if any(mark in label for mark in ",:;") else label
+    return f"“{label}”" if any(mark in label for mark in (",", ":", ";", " + ", " and ")) else label
 
 
 def progress(findings: Findings) -> tuple[int, int]:

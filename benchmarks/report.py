@@ -57,17 +57,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in SIZES:
             started = sorted(process(name, Path(scratch) / name) for _ in range(REPEATS))
-            print(f"{name:6} new process, frame's making included: best {started[0]:.2f} s, median {started[2]:.2f} s")
+            median = started[REPEATS // 2]
+            print(f"{name:6} new process, frame's making included: best {started[0]:.2f} s, median {median:.2f} s")
         for name, size in SIZES.items():
-            parts = [build(name, Path(scratch) / name) for _ in range(REPEATS)]
-            said = ", ".join(
-                f"{part} {min(run[part] for run in parts):.2f} / {sorted(run[part] for run in parts)[REPEATS // 2]:.2f} s"
-                for part in ("compare", "write")
-            )
+            runs = [build(name, Path(scratch) / name) for _ in range(REPEATS)]
+            for part in ("compare", "write"):
+                seconds = sorted(run[part] for run in runs)
+                print(f"{name:6} {part}, warm: best {seconds[0]:.2f} s, median {seconds[REPEATS // 2]:.2f} s")
             page = Path(scratch) / name / "report.html"
-            print(
-                f"{name:6} {size} arms, blocks, epochs, warm, best / median: {said}; page {page.stat().st_size // 1024} KiB"
-            )
+            print(f"{name:6} {size} arms, blocks, epochs: page of {page.stat().st_size // 1024} KiB")
 
 
 if __name__ == "__main__":

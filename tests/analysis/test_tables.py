@@ -163,6 +163,7 @@ class TestWording:
 
     def test_labels_with_punctuation_are_quoted(self) -> None:
         assert wording.quoted("Mixup, alpha = 1") == "“Mixup, alpha = 1”"
+        assert wording.quoted("conv4 + conv5") == "“conv4 + conv5”"
         assert wording.quoted("map of layer 1") == "map of layer 1"
 
     def test_a_single_contrast_gives_its_own_sentence(self, study: Study) -> None:
@@ -210,6 +211,12 @@ class TestTerminal:
         for expected in (study.question, wording.headline(findings, study), *findings.warnings):
             assert expected in shown
         assert "not a replication" in shown
+
+    def test_columns_that_do_not_fit_are_named(self, study: Study, findings: Findings) -> None:
+        shown = typeset.text(tables.contrasts(findings, study), 70).split("\n")
+        assert all(len(line) <= 70 for line in shown[:-1])
+        assert shown[-1] == "(not shown at this width: p, difference, p, equivalence, n, claim, margin)"
+        assert [line.split()[5] for line in shown[2:-1]] == [c.verdict.word for c in findings.contrasts]
 
     def test_wide_characters_take_two_columns(self) -> None:
         table = typeset.Table("t", "", (typeset.Column("a", "left"), typeset.Column("b")), (typeset.Row(("層", "1")),))
