@@ -8,6 +8,7 @@ invented: what a command costs does not depend on them). Beside each stands a ba
 """
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -42,20 +43,23 @@ def main() -> None:
             (["-m", "ablate", "status", *at], 2.5),
             (["-m", "ablate", "report", STUDY, *at], 2.5),
         ]
-        print(f"{'python ...':<34}{'median s':>10}{'least':>8}{'most':>8}{'limit':>8}")
+        print(f"{'python ...':<34}{'median s':>10}{'least':>8}{'most':>8}{'CPU s':>8}{'limit':>8}")
         for words, limit in commands:
             run(words)  # reads the files from disk once
-            taken = [run(words) for _ in range(repeats)]
+            walls, cpus = zip(*(run(words) for _ in range(repeats)), strict=True)
             name = " ".join(word for word in words if word not in at)
             bound = "" if limit is None else f"{limit:.1f}"
-            print(f"{name:<34}{statistics.median(taken):>10.2f}{min(taken):>8.2f}{max(taken):>8.2f}{bound:>8}")
+            cells = [statistics.median(walls), min(walls), max(walls), statistics.median(cpus)]
+            print(f"{name:<34}{cells[0]:>10.2f}" + "".join(f"{cell:>8.2f}" for cell in cells[1:]) + f"{bound:>8}")
 
 
-def run(words: list[str]) -> float:
-    """Seconds that `python words` takes."""
-    begin = time.perf_counter()
+def run(words: list[str]) -> tuple[float, float]:
+    """Seconds that `python words` takes, and those that processors worked for it: on a busy machine they are apart."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begin, worked
 
 
 def write_sweep(home: Home) -> None:
