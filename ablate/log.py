@@ -1,11 +1,12 @@
 """The append-only log: the truth about every trial.
 
-One file per sweep under `<home>/log`, one JSON object per line, written by the one driver that holds the sweep's lock, and
-fsynced where losing the line would repeat or lose work. A trial finished in any sweep of the home is finished in all.
-MLflow, Optuna, Parquet and reports are projections of these files.
+One file per sweep under `<home>/log`, one JSON object per line, written by the one driver that holds the sweep's lock,
+and fsynced where losing the line would repeat or lose work. A trial finished in any sweep of the home is finished in
+all. MLflow, Optuna, Parquet and reports are projections of these files.
 
 Lines, all with "time" (UTC, seconds since the epoch):
-    {"kind": "sweep", "study": {...}, "scale": ..., "arms": [...]|null, "blocks": n|null, "command": ..., "provenance": {...}}
+    {"kind": "sweep", "study": {...}, "scale": ..., "arms": [...]|null, "blocks": n|null, "command": ...,
+     "provenance": {...}}
         a driver started. The last one of a file is the sweep as it was launched.
     {"kind": "started", "trial": id, "attempt": n, "where": host/device}
     {"kind": "epochs", "trial": id, "epochs": [{"epoch": k, "seconds": s, "metrics": {...}}, ...]}
@@ -84,6 +85,7 @@ class Log:
         os.fsync(self._file)
 
     def close(self) -> None:
+        """Appends no more."""
         os.close(self._file)
 
     def _cut_torn_line(self) -> None:

@@ -80,7 +80,7 @@ def _slots(resources: Resources) -> int:
     Raises:
         TooLittle: not one.
     """
-    there = ray.cluster_resources()
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     fit = []
     for name, word, wanted in (("CPU", "CPUs", resources.cpus), ("GPU", "GPUs", resources.gpus)):
         have = there.get(name, 0.0)
