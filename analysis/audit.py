@@ -11,6 +11,8 @@ import pandas as pd
 from analysis.cells import Cells, declared_blocks
 from analysis.findings import ContrastResult
 from analysis.frame import Frame
+from analysis.significance import constant
+from analysis.verdict import coarse
 from search_spaces.study import Study, config_fields
 
 SHOWN = 3
@@ -182,8 +184,10 @@ def _of_contrast(result: ContrastResult) -> Iterator[str]:
     zeros = sum(difference == 0 for difference in result.differences)
     if zeros == n:
         yield f"{pair}: all {n} differences are exactly zero. Do the two arms differ in anything that runs?"
-    elif "as the differences do not vary" in result.test:
+    elif bool(constant(result.differences)):
         yield f"{pair}: all {n} differences are equal, so t has no answer and the exact sign-flip test decides."
+    elif bool(coarse(np.array(result.differences))):
+        yield f"{pair}: the {n} differences take very few values, so the larger p of t and sign-flip decides."
     elif zeros or len(set(result.differences)) < n:
         tied = n - len(set(result.differences))
         yield f"{pair}: ties among the {n} differences ({zeros} exactly zero, {tied} repeated): the outcome is coarse."

@@ -188,7 +188,7 @@ def _result(
         dropped=dropped,
         differences=tuple(float(d) for d in differences),
         interval=interval,
-        test=_test_name(contrast, differences),
+        test=verdict.test_name(differences, contrast.test, contrast.claim),
         p=p,
         p_adjusted=adjusted,
         p_attainable=significance.sign_flip_attainable(len(blocks)),
@@ -198,13 +198,6 @@ def _result(
         verdict=verdict.RULES[contrast.claim](evidence),
         dataset=contrast.dataset,
     )
-
-
-def _test_name(contrast: Contrast, differences: Floats) -> str:
-    name = "paired t" if contrast.test == "t" else "sign-flip (exact)"
-    if contrast.test == "t" and differences.size > 1 and bool(significance.constant(differences)):
-        name = "sign-flip (exact), as the differences do not vary"
-    return f"TOST, {name}" if contrast.claim == "equivalence" else name
 
 
 def _other_p(

@@ -198,7 +198,7 @@ def test_post_hoc_tests_are_those_of_scikit_posthocs() -> None:
     import scikit_posthocs
     from statsmodels.stats.multitest import multipletests
 
-    table = np.random.default_rng(7).normal(size=(9, 4)).round(1) + [0, 0.5, 1, 0]
+    table = np.random.default_rng(7).normal(size=(9, 4)).round(1) + np.array([0, 0.5, 1, 0])
     found = significance.ranks(_named(table))
     assert found is not None
     first, second = np.triu_indices(4, 1)

@@ -95,6 +95,7 @@ def test_rows_are_the_tests_one_by_one() -> None:
     rows = np.random.default_rng(0).normal(0.3, 1, size=(50, 6))
     rows[:3] = [[0.5] * 6, [0.0] * 6, [-2.0] * 6]
     apart, same = verdict.p_difference_rows(rows), verdict.p_equivalence_rows(rows, 1.0)
+    assert not verdict.coarse(rows).any()
     for row, p, q in zip(rows[3:], apart[3:], same[3:], strict=True):
         assert (p, q) == pytest.approx((significance.paired_t(row), equivalence.tost_t(row, 1.0)))
     assert apart[:3].tolist() == [2 / 64, 1.0, 2 / 64]
@@ -106,6 +107,34 @@ def test_without_variation_the_sign_flip_test_decides(n: int, eighths: int) -> N
     differences = np.full(n, eighths / 8)
     assert verdict.p_difference(differences, "t") == significance.sign_flip(differences)
     assert verdict.p_equivalence(differences, 2.0, "t") == equivalence.tost_sign_flip(differences, 2.0)
+
+
+@given(st.integers(3, 12), st.integers(1, 500), st.floats(0.1, 3))
+def test_where_values_are_few_the_larger_p_decides(n: int, pattern: int, margin: float) -> None:
+    differences = np.array([0.5 if pattern >> i & 1 else 1.0 for i in range(n)])
+    if len(set(differences)) == 1:
+        return
+    assert verdict.coarse(differences)
+    apart = max(significance.paired_t(differences), significance.sign_flip(differences))
+    same = max(equivalence.tost_t(differences, margin), equivalence.tost_sign_flip(differences, margin))
+    assert verdict.p_difference(differences, "t") == pytest.approx(apart)
+    assert verdict.p_equivalence(differences, margin, "t") == pytest.approx(same)
+
+
+@pytest.mark.parametrize(
+    ("values", "few"),
+    [([1, 2], False), ([1, 1, 2], True), ([1, 1, 2, 3], False), ([0] * 10 + [1, 2], True), ([1] * 40 + [2], False)],
+)
+def test_what_counts_as_coarse(values: list[int], few: bool) -> None:
+    assert bool(verdict.coarse(np.array(values, dtype=float))) == few
+
+
+def test_the_test_that_decided_is_named() -> None:
+    fine, few, equal = np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 2.0]), np.ones(3)
+    assert verdict.test_name(fine, "t", "difference") == "paired t"
+    assert verdict.test_name(fine, "sign-flip", "equivalence") == "TOST, sign-flip (exact)"
+    assert verdict.test_name(few, "t", "difference").startswith("paired t and sign-flip")
+    assert verdict.test_name(equal, "t", "difference").startswith("sign-flip (exact), as")
 
 
 def test_the_declared_test_decides() -> None:
