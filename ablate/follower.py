@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ablate.home import Home
+from ablate.projection import Sweep
 from ablate.reach import absolute, redact
 
 _PARTING = 60.0
@@ -89,9 +90,17 @@ class Follower:
         if not self._latest.get("final"):
             remaining = max(1.0, deadline - time.monotonic())
             self._latest = ask({"do": "sync", "leaving": True}, self.home, self.sweep, self.uri, timeout=remaining)
+            if not self._latest["ok"]:
+                self._latest["pending"] = self._undelivered()
         assert self.process.stdout is not None
         self.process.stdout.close()
         return Delivered(self._latest["runs"], self._latest["pending"], self._latest["error"])
+
+    def _undelivered(self) -> int:
+        """Ended trials in the log that the tracker is not known to have delivered."""
+        sweep = Sweep(self.home, self.sweep)
+        sweep.read()
+        return len(sweep.records) - int(self._latest["runs"])
 
 
 def spawn(job: Mapping[str, Any], home: Home, sweep: str, uri: str) -> "subprocess.Popen[bytes]":

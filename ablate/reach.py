@@ -31,8 +31,8 @@ def check(uri: str) -> None:
     else:
         raise TrackingError(
             f"--mlflow {redact(uri)}: not a tracking URI that ablate knows. Allowed: "
-            "sqlite:////absolute/path/mlflow.db, http(s)://host:port of an MLflow server, postgresql://..., mysql://... (MLflow itself no longer writes to plain "
-            " folders)."
+            "sqlite:////absolute/path/mlflow.db, http(s)://host:port of an MLflow server, postgresql://..., "
+            "mysql://... (MLflow itself no longer writes to plain folders)."
         )
 
 

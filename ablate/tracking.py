@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -328,7 +329,7 @@ class Projector:
         if self._store is None:
             return
         with self._outages(now):
-            for trial in self.sweep.running(now, 0.0) if leaving else ():
+            for trial in self.sweep.running(math.inf, 0.0) if leaving else ():
                 self._store.deliver(self.sweep.run(trial, leaving=True))
             for trial, known in self._store.known.items() if leaving else ():
                 if known.status == "RUNNING" and trial not in self.sweep.records:
