@@ -233,14 +233,14 @@ def _is_bare_string(node: Any) -> bool:
 
 
 def _git() -> dict[str, Any]:
-    """The commit (empty outside a repository), dirty, and the digest of the diff where dirty."""
+    """The commit, dirty, and the digest of the diff where dirty; nothing for a copy that was installed elsewhere."""
+    top = _git_says("rev-parse", "--show-toplevel")
     commit = _git_says("rev-parse", "HEAD")
-    if commit is None:
+    if top is None or commit is None or Path(top.decode().strip()).resolve() != ROOT.resolve():
         return {"commit": "", "dirty": False, "diff_digest": ""}
-    status = _git_says("status", "--porcelain", "--untracked-files=no") or b""
-    diff = _git_says("diff", "HEAD") or b"" if status else b""
-    digest = hashlib.sha256(diff).hexdigest()[:16] if status else ""
-    return {"commit": commit.decode().strip(), "dirty": bool(status), "diff_digest": digest}
+    diff = _git_says("diff", "HEAD") or b""
+    digest = hashlib.sha256(diff).hexdigest()[:16] if diff else ""
+    return {"commit": commit.decode().strip(), "dirty": bool(diff), "diff_digest": digest}
 
 
 def _git_says(*words: str) -> bytes | None:

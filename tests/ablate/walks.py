@@ -23,6 +23,8 @@ class Walk:
     drift: float = 0.0
     pause: float = 0.0
     """Seconds of sleep an epoch."""
+    stop: int = 0
+    """Ends after so many epochs, before `epochs`; 0: not."""
     fail: str = ""
     """How to fail in epoch 2: '' | error | diverge | memory | metric | kill."""
 
@@ -37,7 +39,7 @@ def train(config: Walk, data: Any, *, seed: int, device: str, resume: State | No
         state = resume
         random.bit_generator.state = state["random"]
     place = state["place"]
-    for index in range(state["epoch"] + 1, config.epochs + 1):
+    for index in range(state["epoch"] + 1, (config.stop or config.epochs) + 1):
         time.sleep(config.pause)
         place += config.drift + float(random.normal())
         metrics = {"auroc": place, "loss": abs(place)}
