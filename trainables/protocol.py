@@ -11,7 +11,7 @@ bit for bit what the uninterrupted run yields, on one device type and thread cou
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 State = dict[str, Any]
 """Tensors, numbers, strings, bytes, and lists, tuples and dicts of them: what loads without executing code."""
@@ -43,12 +43,8 @@ class Needed:
     config: Any
 
 
-class Train(Protocol):
-    """A method's generator. `needs` is passed only to methods whose config has a `Needed` field."""
-
-    def __call__(
-        self, config: Any, data: Any, *, seed: int, device: str, resume: State | None = None, **needs: Any
-    ) -> Iterator[Epoch]: ...
+Train = Callable[..., Iterator[Epoch]]
+"""train(config, data, *, seed, device, resume=None, **needs): `needs` only where the config has a `Needed` field."""
 
 
 @dataclass(frozen=True)
