@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainables.toys import open_set
 from trainables import backbones, contrastive, gradmix, openset, seeding
@@ -506,6 +507,48 @@ def test_a_loss_that_is_no_number_stops_the_run(data):
     epochs = gradmix.train(replace(TINY, optimizer="sgd", learning_rate=1e30), data, seed=0, device="cpu")
     with pytest.raises(Diverged, match="In epoch 1 the "):
         list(epochs)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations whose result or shape the host must know: on an accelerator it would wait for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
+        if masks and any(part is not None and part.dtype == torch.bool for part in args[1]):
+            self.seen.append(func)
+        if func.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.masked_select,
+            torch.ops.aten._unique2,
+            torch.ops.aten.equal,
+        ):
+            self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(TINY, layers=("conv3_2", "conv5_2"), jitter=0.8, rotation=5.0),
+        replace(TINY, supcon_form="eq2", mix_form="clean_all", content="noise", mix_weight="effective", tie="centre"),
+        replace(TINY, mix="cutmix", mix_supcon=True, supcon_form="in"),
+        TINY_MOCO,
+    ],
+)
+def test_no_step_waits_for_the_host(data, config):
+    epochs = gradmix.train(config, data, seed=0, device="cpu")
+    with HostReads() as reads:
+        next(epochs)
+    assert not reads.seen
+    with HostReads() as reads:
+        bool(torch.ones(3).sum() > 2)
+        torch.ones(3)[torch.ones(3) > 0]
+    assert len(reads.seen) == 2
 
 
 # MoCo
