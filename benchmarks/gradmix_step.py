@@ -4,7 +4,8 @@
     python benchmarks/gradmix_step.py --device cuda --width 64 --batch 256 --precision bf16 --channels-last
 
 Timed are whole epochs of `gradmix.train` without evaluation, so augmentation, optimiser and reading the losses count on
-both sides: processor time on the CPU, which a busy machine does not stretch, wall time elsewhere. The bound is 2.2 for the default (conv5_2); the released code takes 3.
+both sides: processor time on the CPU, which a busy machine does not stretch, wall time elsewhere. The bound is 2.2 for
+the default (conv5_2); the released code takes 3.
 """
 
 import argparse
