@@ -13,15 +13,18 @@ from ablate import checkpoint
 from ablate.events import Event
 from ablate.executors import Lost
 from ablate.home import Home
+from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
-from ablate.worker import Back, Began, Hand, Message, Progress
+from ablate.worker import Adopted, Back, Began, Hand, Message, Progress
 
 HAND_S = 1.0
 """Trials measured to be shorter than half of this are handed out several at a time, about so many seconds of them."""
 LEAST_S = 0.002
 """What a trial takes at least, for that."""
+LOGGED_S = 0.5
+"""By then a driver has logged an end that its worker noted."""
 SAY_S = 1.0
 """Epochs of a running trial reach the log at most so often; its end repeats them all."""
 
@@ -40,6 +43,7 @@ class Dispatch:
         where: str,
     ) -> None:
         self.home, self.watch, self.retries = home, watch, retries
+        self.sweep, self.sizes = plan.sweep, _sizes(home, plan.sweep)
         self.where = f"{socket.gethostname()}/{where}"
         self.entries = ledger(home)
         finished = {ident: entry.record for ident, entry in self.entries.items() if entry.record is not None}
@@ -119,6 +123,8 @@ class Dispatch:
         for message in messages:
             if isinstance(message, Record):
                 self._end(message)
+            elif isinstance(message, Adopted):
+                self._adopt(message.record)
             elif isinstance(message, Progress):
                 self._progress(message)
             elif isinstance(message, Began):
@@ -153,6 +159,17 @@ class Dispatch:
             self._try_again(ident, "out of memory: " + record.error.strip().rpartition("\n")[2])
             return
         self.pace.note(record.seconds)
+        self._settle(record)
+
+    def _adopt(self, record: Record) -> None:
+        """Takes an end over that no log had when this driver started; a living driver may have logged it since."""
+        self._begin(record.trial)
+        self._put_down(record.trial)
+        if _driven(self.home, self.sweep):
+            time.sleep(LOGGED_S)
+        if _sizes(self.home, self.sweep) != self.sizes:
+            self.sizes = _sizes(self.home, self.sweep)
+            self.entries |= ledger(self.home)
         self._settle(record)
 
     def _settle(self, record: Record) -> None:
@@ -239,6 +256,23 @@ class Pace:
             return 1
         fair = math.ceil(left / (2 * slots))
         return max(1, min(fair, int(HAND_S / max(self.mean_s, LEAST_S))))
+
+
+def _sizes(home: Home, sweep: str) -> dict[str, int]:
+    """Bytes in the logs of the home's other sweeps."""
+    return {path.name: path.stat().st_size for path in home.logs.glob("*.jsonl") if path != home.log(sweep)}
+
+
+def _driven(home: Home, sweep: str) -> bool:
+    """Whether another sweep of the home has a driver now."""
+    for path in home.logs.glob("*.lock"):
+        if path != home.lock(sweep):
+            try:
+                with hold(path):
+                    pass
+            except Locked:
+                return True
+    return False
 
 
 def _same_numbers(one: Record, other: Record) -> bool:

@@ -82,7 +82,14 @@ class Back:
     busy: bool = False
 
 
-Message = Began | Progress | Record | Back
+@dataclass(frozen=True)
+class Adopted:
+    """A trial that had ended before, as its folder says: another driver died before it could log that, or will yet."""
+
+    record: Record
+
+
+Message = Began | Progress | Record | Adopted | Back
 """What a worker tells its driver."""
 
 
@@ -100,7 +107,7 @@ def play(hand: Hand, job: Job) -> Iterator[Message]:
             yield Back((trial.id,), busy=True)
 
 
-def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | Record]:
+def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | Record | Adopted]:
     """Trains `trial` from its last checkpoint on, or adopts its end; yields progress, and its record last.
 
     Closing the generator leaves the trial resumable and lets go of it.
@@ -112,7 +119,7 @@ def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | R
     with hold(folder / "lock", wait_s=LOCK_WAIT_S):
         found = checkpoint.ended(folder, trial.id)
         if found is not None:
-            yield found
+            yield Adopted(found)
             return
         yield from _Run(trial, job, attempt, folder).steps()
 

@@ -10,7 +10,7 @@ from ablate.home import Home
 from ablate.lock import hold
 from ablate.log import Record
 from ablate.plan import Trial, plan
-from ablate.worker import Back, Began, Hand, Job, Progress, play, run_trial
+from ablate.worker import Adopted, Back, Began, Hand, Job, Progress, play, run_trial
 from tests.ablate import walks
 from trainables.datasets import DataSpec, open_data
 from trainables.protocol import Epoch, Method, Needed
@@ -77,7 +77,7 @@ def test_resumed_run_equals_the_whole_one(job, tmp_path, epochs):
 
 def test_quick_epochs_are_not_each_written(job, monkeypatch):
     saved = []
-    monkeypatch.setattr(checkpoint, "save", lambda folder, state: saved.append(state.epochs[-1]["epoch"]))
+    monkeypatch.setattr(checkpoint, "save", lambda _folder, state: saved.append(state.epochs[-1]["epoch"]))
     ended(trial_of(walks.Walk(epochs=50)), job)
     assert saved[-1] == 50
     assert len(saved) < 50
@@ -143,7 +143,7 @@ def test_failures_are_records_with_reason_and_traceback(job, fail, reason, words
 def test_an_end_that_was_not_logged_is_adopted(job):
     trial = trial_of(walks.Walk())
     record = ended(trial, job)
-    assert list(run_trial(trial, job, 2)) == [record]
+    assert list(run_trial(trial, job, 2)) == [Adopted(record)]
 
 
 def test_a_trial_held_elsewhere_is_handed_back(job, monkeypatch):
@@ -178,7 +178,7 @@ def test_threads_are_the_trials_own_and_the_process_gets_its_back(job, monkeypat
     def threads(config, data, *, seed, device, resume=None):
         yield Epoch(1, {"auroc": float(torch.get_num_threads())}, dict)
 
-    monkeypatch.setattr(worker, "_method", lambda name, origin: Method(threads, walks.Nothing))
+    monkeypatch.setattr(worker, "_method", lambda *_names: Method(threads, walks.Nothing))
     before = torch.get_num_threads()
     record = ended(trial_of(walks.Nothing(), "nothing"), dataclasses.replace(job, threads=before + 1))
     assert metrics(record) == [{"auroc": before + 1.0}]
