@@ -160,7 +160,12 @@ def _scope(table: Cells) -> Iterator[str]:
             f"All blocks are seeds on one split of {datasets[0]}: intervals and tests speak about seeds, not about "
             "other splits or data."
         )
-    elif len(datasets) > 1:
+    elif len(datasets) == 1:
+        yield (
+            f"Blocks are {len(splits)} splits of {datasets[0]}, which share images: intervals and tests speak about "
+            "these splits. For new data of the kind, the wider Nadeau-Bengio interval is the one to look at."
+        )
+    else:
         yield (
             f"Blocks of {len(datasets)} datasets are pooled with equal weight and treated as independent; blocks of "
             "one dataset resemble each other more than that."

@@ -5,7 +5,9 @@ description. A contrast is computed over exactly the blocks that both arms finis
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from analysis.cells import Cells
 from analysis.findings import ArmSummary, ContrastResult, Findings, Interval
 from analysis.frame import Frame, FrameError
 from analysis.multiplicity import CORRECTIONS
+from analysis.resampling import overlap
 from analysis.significance import Floats
 from search_spaces.study import Arm, Contrast, Study
 
@@ -21,6 +24,7 @@ SEED = 20_240_229
 """Of the generator that `compare` makes when none is passed, so that a report repeats to the last digit."""
 BOOTSTRAP_LEAST = 10
 """Fewest differences for which a bootstrap interval is reported."""
+POSTERIOR_DRAWS = 5_000
 
 
 def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None = None) -> Findings:
@@ -37,7 +41,7 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
     """
     random = generator if generator is not None else np.random.default_rng(SEED)
     table = cells.read(frame, study, study.outcome)
-    contrasts = _contrasts(table, study, random)
+    contrasts = _contrasts(frame, table, study, random)
     secondary, missing = _secondary(frame, study)
     warnings = (*audit.warnings(frame, study, table), *audit.contrast_warnings(contrasts, study), *missing)
     ranks = significance.ranks(_complete(table, study), study.outcome.higher_is_better, study.alpha)
@@ -94,34 +98,43 @@ def _complete(table: Cells, study: Study) -> dict[str, Floats]:
     return {arm.name: np.array([table.values[arm.name][block] for block in blocks]) for arm in study.arms}
 
 
-def _contrasts(table: Cells, study: Study, random: np.random.Generator) -> tuple[ContrastResult, ...]:
-    declared = study.contrasts_at(table.scale) if any(s.name == table.scale for s in study.scales) else study.contrasts
-    shared = [_shared(contrast, table) for contrast in declared]
-    tested = [
-        (
-            verdict.p_difference(differences, contrast.test, random),
-            None
-            if contrast.margin is None
-            else verdict.p_equivalence(differences, contrast.margin, contrast.test, random),
-        )
-        for contrast, (_, _, differences) in zip(declared, shared, strict=True)
-    ]
-    apart = _corrected(declared, [p for p, _ in tested], study.correction)
-    same = _corrected(declared, [p for _, p in tested], study.correction)
+@dataclass(frozen=True)
+class _Tested:
+    """A declared contrast on its shared blocks, with its p-values before correction."""
+
+    contrast: Contrast
+    blocks: tuple[str, ...]
+    dropped: Mapping[str, str]
+    differences: Floats
+    overlap: float | None
+    """Test-to-train ratio, where the blocks are splits of one data set."""
+    apart: float
+    """p of 'no difference'; NaN below two blocks."""
+    same: float | None
+    """p of 'at least a margin apart'; None without a margin."""
+
+
+def _contrasts(frame: Frame, table: Cells, study: Study, random: np.random.Generator) -> tuple[ContrastResult, ...]:
+    known = any(size.name == table.scale for size in study.scales)
+    declared = study.contrasts_at(table.scale) if known else study.contrasts
+    tested = [_tested(contrast, frame, table, random) for contrast in declared]
+    apart = _corrected(declared, [one.apart for one in tested], study.correction)
+    same = _corrected(declared, [one.same for one in tested], study.correction)
+    sizes = Counter(contrast.family for contrast in declared)
     return tuple(
-        _result(contrast, study, shared[i], tested[i], (apart[i], same[i]), declared, random)
-        for i, contrast in enumerate(declared)
+        _result(one, _number(apart[i]), same[i], sizes[one.contrast.family], study, random)
+        for i, one in enumerate(tested)
     )
 
 
-def _shared(contrast: Contrast, table: Cells) -> tuple[tuple[str, ...], dict[str, str], Floats]:
-    """Blocks of the contrast that both arms finished, why the others are not, and the differences."""
+def _tested(contrast: Contrast, frame: Frame, table: Cells, random: np.random.Generator) -> _Tested:
+    """The contrast's blocks that both arms finished, why the others are not, the differences and their p-values."""
     used: list[str] = []
     dropped: dict[str, str] = {}
+    sides = (contrast.arm, contrast.reference)
     for block in table.blocks:
         if contrast.dataset and table.dataset[block] != contrast.dataset:
             continue
-        sides = (contrast.arm, contrast.reference)
         reasons = [reason for side in sides if (reason := table.missing(side, block))]
         seen = {table.data_digest[side].get(block, "") for side in sides} - {""}
         if reasons:
@@ -130,8 +143,13 @@ def _shared(contrast: Contrast, table: Cells) -> tuple[tuple[str, ...], dict[str
             dropped[block] = f"the arms saw different data (digests {' and '.join(sorted(d[:12] for d in seen))})"
         else:
             used.append(block)
-    arm, reference = table.values[contrast.arm], table.values[contrast.reference]
-    return tuple(used), dropped, np.array([arm[block] - reference[block] for block in used], dtype=float)
+    arm, reference = (table.values[side] for side in sides)
+    differences = np.array([arm[block] - reference[block] for block in used], dtype=float)
+    apart = verdict.p_difference(differences, contrast.test, random)
+    margin, same = contrast.margin, None
+    if margin is not None:
+        same = verdict.p_equivalence(differences, margin, contrast.test, random)
+    return _Tested(contrast, tuple(used), dropped, differences, overlap(frame, used), apart, same)
 
 
 def _corrected(declared: Sequence[Contrast], p: Sequence[float | None], correction: str) -> list[float | None]:
@@ -147,67 +165,61 @@ def _corrected(declared: Sequence[Contrast], p: Sequence[float | None], correcti
 
 
 def _result(
-    contrast: Contrast,
-    study: Study,
-    shared: tuple[tuple[str, ...], dict[str, str], Floats],
-    raw: tuple[float, float | None],
-    corrected: tuple[float | None, float | None],
-    declared: Sequence[Contrast],
-    random: np.random.Generator,
+    one: _Tested, apart: float, same: float | None, family: int, study: Study, random: np.random.Generator
 ) -> ContrastResult:
-    blocks, dropped, differences = shared
-    arm, reference = study.arm(contrast.arm), study.arm(contrast.reference)
-    apart, same = corrected
-    assert apart is not None
-    interval = effects.mean_t(differences, 1 - study.alpha)
-    size = sum(other.family == contrast.family for other in declared)
-    strictest = study.alpha / (size if study.correction == "holm" else 1)
-    evidence = verdict.Evidence(
-        arm=arm.label or arm.name,
-        reference=reference.label or reference.name,
-        n=len(blocks),
-        interval=interval,
-        p_difference=apart,
-        p_equivalence=same,
-        margin=contrast.margin,
-        alpha=study.alpha,
-        outcome=study.outcome,
-        needed=verdict.blocks_needed(differences, contrast.margin, contrast.test, strictest),
-    )
-    claims_equivalence = contrast.claim == "equivalence"
-    p, adjusted = (raw[1], same) if claims_equivalence else (raw[0], apart)
-    assert p is not None
-    assert adjusted is not None
+    """`apart` and `same`: the corrected p-values; `family`: how many contrasts were corrected together."""
+    contrast, differences = one.contrast, one.differences
+    evidence = _evidence(one, apart, same, family, study)
+    asks_same = contrast.claim == "equivalence"
     return ContrastResult(
         arm=contrast.arm,
         reference=contrast.reference,
         claim=contrast.claim,
         margin=contrast.margin,
         family=contrast.family,
-        blocks=blocks,
-        dropped=dropped,
-        differences=tuple(float(d) for d in differences),
-        interval=interval,
+        blocks=one.blocks,
+        dropped=one.dropped,
+        differences=tuple(float(difference) for difference in differences),
+        interval=evidence.interval,
         test=verdict.test_name(differences, contrast.test, contrast.claim),
-        p=p,
-        p_adjusted=adjusted,
-        p_attainable=significance.sign_flip_attainable(len(blocks)),
-        other_p=_other_p(contrast, differences, raw, corrected, random),
-        effects=_effects(differences),
-        intervals=_intervals(contrast, differences, study.alpha, random),
+        p=_number(one.same if asks_same else one.apart),
+        p_adjusted=_number(same if asks_same else apart),
+        p_attainable=significance.sign_flip_attainable(len(one.blocks)),
+        other_p=_other_p(one, apart if asks_same else same, random),
+        effects=_effects(differences, contrast.margin, random),
+        intervals=_intervals(one, study.alpha, random),
         verdict=verdict.RULES[contrast.claim](evidence),
         dataset=contrast.dataset,
     )
 
 
-def _other_p(
-    contrast: Contrast,
-    differences: Floats,
-    raw: tuple[float, float | None],
-    corrected: tuple[float | None, float | None],
-    random: np.random.Generator,
-) -> dict[str, float]:
-    """Further p-values for the reader's cross-check; the verdict uses none but those marked corrected."""
+def _evidence(one: _Tested, apart: float, same: float | None, family: int, study: Study) -> verdict.Evidence:
+    contrast = one.contrast
+    arm, reference = study.arm(contrast.arm), study.arm(contrast.reference)
+    strictest = study.alpha / (family if study.correction == "holm" else 1)
+    return verdict.Evidence(
+        arm=arm.label or arm.name,
+        reference=reference.label or reference.name,
+        n=len(one.blocks),
+        interval=effects.mean_t(one.differences, 1 - study.alpha),
+        p_difference=apart,
+        p_equivalence=same,
+        margin=contrast.margin,
+        alpha=study.alpha,
+        outcome=study.outcome,
+        needed=verdict.blocks_needed(one.differences, contrast.margin, contrast.test, strictest),
+    )
+
+
+def _number(p: float | None) -> float:
+    return math.nan if p is None else p
+
+
+def _other_p(one: _Tested, other_question: float | None, random: np.random.Generator) -> dict[str, float]:
+    """Further p-values for the reader's cross-check, uncorrected; and the corrected one of the question that the claim
+    does not ask first, which the verdict rule looks at second.
+    """
+    differences, margin = one.differences, one.contrast.margin
     if differences.size < 2:
         return {}
     found = {
@@ -215,16 +227,18 @@ def _other_p(
         "sign-flip": significance.sign_flip(differences, generator=random),
         "wilcoxon": significance.wilcoxon(differences),
     }
-    if contrast.margin is not None and raw[1] is not None:
-        found["tost t"] = equivalence.tost_t(differences, contrast.margin)
-        found["tost sign-flip"] = equivalence.tost_sign_flip(differences, contrast.margin, generator=random)
-        other = corrected[0] if contrast.claim == "equivalence" else corrected[1]
-        which = "difference (corrected)" if contrast.claim == "equivalence" else "equivalence (corrected)"
-        found[which] = math.nan if other is None else other
+    if margin is not None:
+        found["tost t"] = equivalence.tost_t(differences, margin)
+        found["tost sign-flip"] = equivalence.tost_sign_flip(differences, margin, generator=random)
+        name = "difference" if one.contrast.claim == "equivalence" else "equivalence"
+        found[f"{name} (corrected)"] = _number(other_question)
+    if one.overlap is not None:
+        found["nadeau-bengio"] = effects.nadeau_bengio(differences, one.overlap)[1]
     return {name: p for name, p in found.items() if not math.isnan(p)}
 
 
-def _effects(differences: Floats) -> dict[str, float]:
+def _effects(differences: Floats, margin: float | None, random: np.random.Generator) -> dict[str, float]:
+    """Effect sizes without a unit; with a margin also the Bayesian signed-rank chances around it."""
     if not differences.size:
         return {}
     found = {
@@ -232,17 +246,21 @@ def _effects(differences: Floats) -> dict[str, float]:
         "rank-biserial": effects.rank_biserial(differences),
         "superiority": effects.superiority(differences),
     }
+    if margin is not None:
+        posterior = significance.bayesian_signed_rank(differences, margin, generator=random, draws=POSTERIOR_DRAWS)
+        found |= {f"posterior {region}": getattr(posterior, region) for region in ("below", "within", "above")}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-def _intervals(
-    contrast: Contrast, differences: Floats, alpha: float, random: np.random.Generator
-) -> dict[str, Interval]:
+def _intervals(one: _Tested, alpha: float, random: np.random.Generator) -> dict[str, Interval]:
+    differences = one.differences
     if differences.size < 2:
         return {}
     found = {"sign-flip": effects.sign_flip_interval(differences, 1 - alpha, generator=random)}
-    if contrast.margin is not None:
+    if one.contrast.margin is not None:
         found["tost"] = effects.mean_t(differences, 1 - 2 * alpha)
     if differences.size >= BOOTSTRAP_LEAST:
         found["bca"] = effects.bca(differences, 1 - alpha, generator=random)
+    if one.overlap is not None:
+        found["nadeau-bengio"] = effects.nadeau_bengio(differences, one.overlap, 1 - alpha)[0]
     return found

@@ -5,10 +5,10 @@ In prose, for a reviewer:
 1. A contrast is tested on the differences (arm minus reference) over the blocks that both arms finished. The test that
    decides is the declared one: the paired t test, unless the study declares the exact sign-flip test for the contrast.
 2. Where the differences do not vary at all, t has no answer, and the exact sign-flip test decides in its stead: n
-   equal differences that are not zero have p = 2 / 2^n, equal zeros p = 1. So five identical differences decide nothing. Where
-   they are coarse, that is 3 to 40 differences with at most two distinct values, or one in four, the larger of the two
-   p-values counts: few distinct values make the standard deviation small by accident too often (simulation found 6 %
-   wrong 'equivalent' at five blocks under t alone).
+   equal differences that are not zero have p = 2 / 2^n, equal zeros p = 1. So five identical differences decide
+   nothing. Where they are coarse, that is 3 to 40 differences with at most two distinct values, or one in four, the
+   larger of the two p-values counts: few distinct values make the standard deviation small by accident too often
+   (simulation found 6 % wrong 'equivalent' at five blocks under t alone).
 3. The p-values of all contrasts of one declared family are corrected together as the study declares (Holm). A contrast
    that cannot be tested (fewer than two shared blocks) stays in its family with p = 1: losing runs must not make the
    others look better. p-values of equivalence (TOST at the stated margin) are corrected in the same way, together with

@@ -366,12 +366,20 @@ Noise:
 """
 
 
-def _evidence(command: str, seconds: float) -> str:
+def _commit() -> str:
+    """The commit, and whether the code that decides differs from it."""
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain", "analysis", "benchmarks"], capture_output=True, text=True)
+    code = ["analysis/verdict.py", "analysis/significance.py", "analysis/equivalence.py", "analysis/multiplicity.py"]
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", *code, __file__], capture_output=True, text=True, check=False
+    )
+    return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def _evidence(command: str, commit: str, seconds: float) -> str:
     model = next((line.split(":")[1].strip() for line in _cpu() if line.startswith("model name")), platform.machine())
     return (
-        f"Command: `{command}` · commit {commit.stdout.strip()}{' with changes' if dirty.stdout.strip() else ''} · "
+        f"Command: `{command}` · commit {commit} · "
         f"{model}, one core · Python {platform.python_version()}, numpy {np.__version__} · {seconds:.0f} s"
     )
 
@@ -388,7 +396,7 @@ def main() -> None:
     parser.add_argument("--autorank-draws", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("results/calibration"))
     options = parser.parse_args()
-    start = time.perf_counter()
+    start, commit = time.perf_counter(), _commit()
     figures = []
     for figure in simulate(options.draws, options.autorank_draws):
         if not figures or figures[-1].shape != figure.shape or figures[-1].blocks != figure.blocks:
@@ -401,7 +409,7 @@ def main() -> None:
         writer.writerow([field.name for field in fields(Figure)])
         writer.writerows([round(v, 5) if isinstance(v, float) else v for v in astuple(f)] for f in figures)
     command = f"python -m benchmarks.calibration --draws {options.draws} --autorank-draws {options.autorank_draws}"
-    text = page(figures, _evidence(command, seconds))
+    text = page(figures, _evidence(command, commit, seconds))
     (options.out / "calibration.md").write_text(text)
     print(text)
     if any(holds(figure) is False for figure in figures):
