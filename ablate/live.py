@@ -113,7 +113,8 @@ class LiveView:
         if found.failures:
             last = found.failures[-FAILURES_SHOWN:]
             parts += ["", terminal.heading("Failed"), *(_failure(trial, record) for trial, record in last)]
-        parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
+        if found.remaining:
+            parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
         return Group(*parts)
 
 

@@ -52,14 +52,19 @@ def write_json(value: Any) -> None:
 
 
 def complain(message: str) -> None:
-    """An error for people, on standard error, unwrapped so that paths and commands can be copied."""
-    out = console(sys.stderr)
-    out.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    """An error for people, on standard error."""
+    _say("error: ", "bold red", message)
 
 
 def warn(message: str) -> None:
     """Something to know, on standard error."""
-    console(sys.stderr).print(Text.assemble(("note: ", "bold yellow"), message), soft_wrap=True)
+    _say("note: ", "bold yellow", message)
+
+
+def _say(mark: str, style: str, message: str) -> None:
+    """Wrapped between words on a terminal, never within one: paths and commands can be copied."""
+    out = console(sys.stderr)
+    out.print(Text.assemble((mark, style), message), overflow="ignore", soft_wrap=not out.is_terminal)
 
 
 def heading(text: str) -> Text:

@@ -107,11 +107,13 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
 
     if result.interrupted:
         terminal.warn(
-            f"{result.message or 'Interrupted.'} {len(result.done)} of {len(plan.trials)} trials are done and kept. "
+            f"{result.message or 'Interrupted.'} {len(result.done)} of {len(plan.trials)} trials are done and kept.\n"
             f"To go on:  {resume_command(args)}"
         )
         return INTERRUPTED
     found = answer.write(plan, home, command=typed_command())
+    if result.trained and not args.quiet:
+        terminal.console().print()
     answer.show(found)
     late = _late(result)
     uri = options.sink(args.mlflow, home.mlflow)

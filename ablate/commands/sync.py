@@ -43,13 +43,19 @@ def project(home: Home, sweep: str, mlflow: str | None, optuna: str | None) -> l
         try:
             tracking.check(mlflow)
             delivered = tracking.sync(home, sweep, mlflow)
+            if (home.report(sweep) / "report.html").is_file():
+                tracking.attach(home, sweep, mlflow, home.report(sweep))
         except tracking.TrackingError as error:
             raise request.UsageError(str(error)) from error
-        said.append(f"{sweep}: MLflow at {mlflow}: {delivered}")
+        late = f", {delivered.pending} undelivered: {delivered.error}" if delivered.pending else ""
+        runs = terminal.count(delivered.runs, "run")
+        said.append(f"{sweep}: {runs} in MLflow at {tracking.redact(mlflow)}{late}")
     if optuna is not None:
-        from ablate import schedule
+        from ablate import schedule, tracking
 
-        schedule.check(optuna)
-        schedule.project(home, sweep, optuna)
-        said.append(f"{sweep}: Optuna at {optuna}: up to date")
+        try:
+            added = schedule.project(home, sweep, optuna)
+        except schedule.StorageError as error:
+            raise request.UsageError(str(error)) from error
+        said.append(f"{sweep}: {terminal.count(added, 'trial')} added to Optuna at {tracking.redact(optuna)}")
     return said

@@ -1,9 +1,10 @@
 """`ui`: every run of the home, in MLflow's own pages, on this machine only."""
 
 import argparse
+import os
 import shutil
-import subprocess
 import sys
+from typing import NoReturn
 
 from ablate import options, request, terminal
 
@@ -32,10 +33,12 @@ def run(args: argparse.Namespace) -> int:
         out.print(f"Optuna:  optuna-dashboard {home.optuna}", soft_wrap=True)
     else:
         out.print(f"Optuna:  pip install optuna-dashboard, then: optuna-dashboard {home.optuna}", soft_wrap=True)
-    return serve(store, args.port)
+    serve(store, args.port)
 
 
-def serve(store: str, port: int) -> int:
-    """MLflow's server, until it is interrupted; its exit code."""
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, "--host", "127.0.0.1"]
-    return subprocess.run([*command, "--port", str(port)], check=False).returncode
+def serve(store: str, port: int) -> NoReturn:
+    """Becomes MLflow's server, for one person: one worker, and none of the eight processes of its job queue."""
+    sys.stdout.flush()
+    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, *address]
+    os.execve(sys.executable, command, os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
