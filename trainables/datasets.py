@@ -9,8 +9,11 @@ prepared on first use, by one process, under the home's data folder:
 Both can be deleted at any time that no trial runs. The whole of a set in its own size is not stored a second time.
 
 scikit-learn's digits have no official test part: for each split number, half of each class's images (drawn once, by a
-named stream) are for training and half for testing. Their split numbers 0 to 4 have MNIST's known classes, further ones
-are drawn the same way, so that a study can have as many blocks as it needs.
+named stream) are for training and half for testing; Omniglot's characters likewise. Their split numbers 0 to 4
+have MNIST's known classes, further ones are drawn the same way, so that a study can have as many blocks as it needs.
+
+Protocols with negatives (classes that are seen in training, but not as classes) have four sets more: 'negative_train',
+'negative' (of the test part), and what is held out of both training sets, 'validation' and 'negative_validation'.
 
 Sources: splits, see `trainables.splits`; normalisation constants of the GradMix authors' code (R1 and R2 of the
 specification): none for MNIST, and so none for the digits.
@@ -18,17 +21,21 @@ specification): none for MNIST, and so none for the digits.
 Deviations:
     1. CIFAR-100's closed protocol uses CIFAR-10's constants, as that code does.
     2. All images of the unknown classes' test part are evaluated, none is left out (that code truncates).
+    3. What is held out for validation is drawn by a named stream of the split number, over all classes together.
+    4. Omniglot's dark strokes are inverted where they stand beside MNIST's bright ones.
 """
 
 import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,8 +60,10 @@ __all__ = [
     "open_source",
 ]
 
+NEGATIVE = -1
+"""Label of images of negative classes: seen in training, but of none of the known classes."""
 UNKNOWN = -2
-"""Label of images of unknown classes."""
+"""Label of images of unknown classes: not seen in training."""
 VERSION = 1
 """Of what `prepared` folders hold; another version is prepared again beside the old."""
 
@@ -118,16 +127,27 @@ class Protocol:
 
     source: str
     """Key of `sources.SOURCES`: training images and known test images."""
-    known: splits.Table | None = None
+    known: splits.Table | splits.Names | None = None
     """Known classes of each split; None: all classes (a closed set)."""
     unknown_source: str | None = None
     """Where unknown images come from; None: the other classes of `source`."""
-    unknown: splits.Table | None = None
+    unknown: splits.Table | splits.Names | None = None
     """Unknown classes of each split, if they are not simply all others."""
+    negative: splits.Table | splits.Names | None = None
+    """Negative classes of each split, of `unknown_source` where there is one; needs `unknown`."""
+    held_out: float = 0.0
+    """Share of the training images, known and negative, that validation gets."""
+    side: int | None = None
+    """Pixels a side where the spec leaves it open; None: the data set's own."""
+    inverted: bool = False
+    """Whether the images of `unknown_source` show dark strokes on white and are to show bright ones on black."""
     endless: bool = False
     """Whether any split number is allowed (the digits' are drawn)."""
     colour: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
     """Mean and standard deviation of each channel, for normalisation; (0, 1): none."""
+
+    def __post_init__(self) -> None:
+        _check_disjoint(self)
 
     @property
     def open_set(self) -> bool:
@@ -140,9 +160,38 @@ class Protocol:
         return (self.source, *([self.unknown_source] if self.unknown_source else []))
 
 
+def _check_disjoint(protocol: Protocol) -> None:
+    """Raises DataError where a class plays two roles in one split."""
+    roles = {"known": protocol.known, "negative": protocol.negative, "unknown": protocol.unknown}
+    tables = {role: table for role, table in roles.items() if table is not None}
+    if protocol.negative is not None and not {"known", "unknown"} <= set(tables):
+        raise DataError("a protocol with negative classes must list its known and its unknown classes too.")
+    if len({len(table) for table in tables.values()}) > 1:
+        told = ", ".join(f"{role} {len(table)}" for role, table in tables.items())
+        raise DataError(f"a protocol's tables must have as many splits each: {told}.")
+    for one, other in itertools.combinations(tables, 2):
+        if protocol.unknown_source is not None and "known" in (one, other):
+            continue  # Other classes, whatever their numbers.
+        for split, (first, second) in enumerate(zip(tables[one], tables[other], strict=True)):
+            shared = set(first) & set(second)
+            if shared:
+                which = ", ".join(map(str, sorted(shared, key=str)[:5]))
+                raise DataError(
+                    f"the classes of a protocol overlap: {which} of {protocol.source!r}, split {split}, "
+                    f"{'are' if len(shared) > 1 else 'is'} {one} and {other}. A class may have one role."
+                )
+
+
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _SVHN = ((0.4376821, 0.4437697, 0.47280442), (0.19803012, 0.20101562, 0.19703614))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+_LETTERS: Mapping[str, Any] = {
+    "known": splits.TEN,
+    "negative": splits.LETTERS_NEGATIVE,
+    "unknown": splits.LETTERS_UNKNOWN,
+    "held_out": 0.2,
+}
 
 PROTOCOLS: dict[str, Protocol] = {
     "digits": Protocol(source="digits", known=splits.MNIST, endless=True),
@@ -164,6 +213,39 @@ PROTOCOLS: dict[str, Protocol] = {
         colour=_CIFAR,
     ),
     "tinyimagenet": Protocol(source="tinyimagenet", known=splits.TINYIMAGENET, colour=_IMAGENET),
+    "digits-toy": Protocol(
+        source="digits",
+        known=splits.MNIST,
+        negative=splits.DIGITS_NEGATIVE,
+        unknown=splits.DIGITS_UNKNOWN,
+        held_out=0.2,
+    ),
+    "toy": Protocol(source="emnist-mnist", unknown_source="emnist-letters", **_LETTERS),
+    "toy-mnist": Protocol(source="mnist", unknown_source="emnist-letters", **_LETTERS),
+    "mnist-omniglot": Protocol(
+        source="mnist",
+        known=splits.TEN,
+        unknown_source="omniglot",
+        negative=splits.OMNIGLOT_NEGATIVE,
+        unknown=splits.OMNIGLOT_UNKNOWN,
+        held_out=0.2,
+        side=28,
+        inverted=True,
+    ),
+    "tinyimagenet-p2": Protocol(
+        source="tinyimagenet",
+        known=splits.TINY_P2_KNOWN,
+        negative=splits.TINY_P2_NEGATIVE,
+        unknown=splits.TINY_P2_UNKNOWN,
+        held_out=0.2,
+    ),
+    "tinyimagenet-p3": Protocol(
+        source="tinyimagenet",
+        known=splits.TINY_P3_KNOWN,
+        negative=splits.TINY_P3_NEGATIVE,
+        unknown=splits.TINY_P3_UNKNOWN,
+        held_out=0.2,
+    ),
     "digits-closed": Protocol(source="digits", endless=True),
     "mnist-closed": Protocol(source="mnist"),
     "svhn-closed": Protocol(source="svhn", colour=_SVHN),
@@ -196,8 +278,9 @@ def protocol_of(spec: DataSpec) -> Protocol:
     return protocol
 
 
-def class_split(spec: DataSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Known and unknown classes by the data sets' own numbers. The known ones become 0..C-1 in the order given here.
+def class_split(spec: DataSpec) -> tuple[splits.Classes, splits.Classes]:
+    """Known and unknown classes by the data sets' own numbers (or the beginnings of their names, where a protocol goes
+    by names). The known ones become 0..C-1 in the order given here.
 
     Raises:
         DataError: no such protocol or split.
@@ -334,60 +417,119 @@ def _prepare(
     """Selects, relabels and resizes what the spec asks for."""
     protocol = PROTOCOLS[spec.protocol]
     stored = {name: _decoded(name, located[name], states[name], cache) for name in located}
-    known, unknown = class_split(spec)
-    relabel = {number: label for label, number in enumerate(known)}
-    wanted = {"train": (protocol.source, "train", relabel), "test": (protocol.source, "test", relabel)}
-    if protocol.open_set:
-        wanted["unknown"] = (protocol.unknown_source or protocol.source, "test", dict.fromkeys(unknown, UNKNOWN))
-    sides = set()
-    for part, (name, of, labels) in wanted.items():
-        most = spec.per_class if part == "train" else spec.test_per_class
-        array = of if f"{of}.labels" in stored[name].arrays else "train"
-        original = stored[name].arrays[f"{array}.labels"]
-        rows = _chosen(name, of, original, labels, most, spec)
-        sides.add(_copy(writer, part, stored[name], array, rows, spec.side))
+    side = protocol.side if spec.side is None else spec.side
+    wanted, sides = _wanted(protocol, spec, {name: stored[name].notes["classes"] for name in stored}), set()
+    for part, pick in wanted.items():
+        array = pick.of if f"{pick.of}.labels" in stored[pick.source].arrays else "train"
+        original = stored[pick.source].arrays[f"{array}.labels"]
+        rows = _chosen(pick, original, spec, protocol.held_out)
+        invert = protocol.inverted and pick.source == protocol.unknown_source
+        sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert))
         writer.put(f"{part}.original", original[rows])
-        writer.put(f"{part}.labels", np.array([labels[int(number)] for number in original[rows]], dtype=np.int64))
+        writer.put(f"{part}.labels", np.array([pick.labels[int(number)] for number in original[rows]], dtype=np.int64))
     if len(sides) > 1:
         raise DataError(
             f"{spec.protocol} would mix images of {' and '.join(map(str, sorted(sides)))}: set `side` in the data spec "
             "to resize them to one size."
         )
     writer.notes["parts"] = list(wanted)
-    writer.notes["classes"] = [stored[protocol.source].notes["classes"][number] for number in known]
+    writer.notes["classes"] = [stored[protocol.source].notes["classes"][number] for number in wanted["train"].labels]
 
 
-def _chosen(
-    name: str, part: str, original: np.ndarray, labels: Mapping[int, int], most: int | None, spec: DataSpec
-) -> np.ndarray:
-    """Rows of the wanted classes, at most `most` of each, in the order of the data set."""
-    rows = []
-    for number in labels:
-        of_class = np.flatnonzero(original == number)
-        if name == "digits":
-            drawn = numpy_stream(spec.split, f"digits/parts/{number}").permutation(of_class)
-            of_class = np.sort(drawn[: len(drawn) // 2] if part == "train" else drawn[len(drawn) // 2 :])
-        if not len(of_class):
+@dataclass(frozen=True, kw_only=True)
+class _Pick:
+    """Which images one set of a protocol is made of."""
+
+    source: str
+    of: str
+    """Part of the data set, 'train' or 'test'."""
+    labels: Mapping[int, int]
+    """The data set's class number -> label."""
+    share: Literal["all", "kept", "held out"] = "all"
+    """All images, or those of training that validation does not get, or gets."""
+    undivided: bool = False
+    """Whether a class without a test part gives all its images, since none is trained on."""
+
+
+def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str]]) -> dict[str, _Pick]:
+    """The sets of a protocol, by name."""
+    own, other = protocol.source, protocol.unknown_source or protocol.source
+    known, unknown = class_split(spec)
+    relabel = {number: label for label, number in enumerate(_numbers(known, names[own], own))}
+    negative = protocol.negative is not None
+    wanted = {
+        "train": _Pick(source=own, of="train", labels=relabel, share="kept" if protocol.held_out else "all"),
+        "test": _Pick(source=own, of="test", labels=relabel),
+    }
+    if protocol.open_set:
+        labels = dict.fromkeys(_numbers(unknown, names[other], other), UNKNOWN)
+        wanted["unknown"] = _Pick(source=other, of="test", labels=labels, undivided=negative)
+    if protocol.negative is not None:
+        labels = dict.fromkeys(_numbers(protocol.negative[spec.split], names[other], other), NEGATIVE)
+        wanted["negative_train"] = _Pick(source=other, of="train", labels=labels, share="kept")
+        wanted["negative"] = _Pick(source=other, of="test", labels=labels)
+        if protocol.held_out:
+            wanted["validation"] = replace(wanted["train"], share="held out")
+            wanted["negative_validation"] = replace(wanted["negative_train"], share="held out")
+    return wanted
+
+
+def _numbers(classes: splits.Classes, names: Sequence[str], source: str) -> list[int]:
+    """Class numbers of what a protocol lists: numbers, or the beginnings of names."""
+    found = []
+    for entry in classes:
+        if isinstance(entry, int):
+            found.append(entry)
+            continue
+        matching = [number for number, name in enumerate(names) if name.startswith(entry)]
+        if not matching:
+            raise DataError(f"{SOURCES[source].title} has no class {entry!r}, which the protocol needs.")
+        found.extend(matching)
+    return found
+
+
+def _chosen(pick: _Pick, original: np.ndarray, spec: DataSpec, held_out: float) -> np.ndarray:
+    """Rows of the wanted classes, at most so many of each as the spec allows, in the order of the data set."""
+    name, part = pick.source, pick.of
+    by_class = {number: np.flatnonzero(original == number) for number in pick.labels}
+    for number, of_class in by_class.items():
+        if "test" not in SOURCES[name].parts and not pick.undivided:
+            drawn = numpy_stream(spec.split, f"{name}/parts/{number}").permutation(of_class)
+            by_class[number] = np.sort(drawn[: len(drawn) // 2] if part == "train" else drawn[len(drawn) // 2 :])
+        if not len(by_class[number]):
             raise DataError(
                 f"{SOURCES[name].title}: the {part} part has no image of class {number}, which {spec.protocol}, split "
                 f"{spec.split}, needs. Give the whole data set."
             )
+    if pick.share != "all":
+        every = np.sort(np.concatenate(list(by_class.values())))
+        drawn = numpy_stream(spec.split, f"{spec.protocol}/{min(pick.labels.values())}/held out").permutation(every)
+        kept = round(len(drawn) * (1 - held_out))
+        mine = drawn[:kept] if pick.share == "kept" else drawn[kept:]
+        by_class = {number: np.intersect1d(of_class, mine) for number, of_class in by_class.items()}
+    most = spec.per_class if part == "train" else spec.test_per_class
+    rows = []
+    for number, of_class in by_class.items():
         if most is not None and most < len(of_class):
             of_class = numpy_stream(0, f"{name}/{part}/{number}").permutation(of_class)[:most]
         rows.append(of_class)
     return np.sort(np.concatenate(rows))
 
 
-def _copy(writer: Writer, part: str, stored: Stored, array: str, rows: np.ndarray, side: int | None) -> int:
+def _copy(
+    writer: Writer, part: str, stored: Stored, array: str, rows: np.ndarray, side: int | None, invert: bool
+) -> int:
     """Writes the chosen images and returns their side; the whole set as it is costs no second copy."""
     pixels = stored.arrays[f"{array}.pixels"]
     native = int(pixels.shape[1])
-    if side in (None, native) and len(rows) == len(pixels):
+    if side in (None, native) and len(rows) == len(pixels) and not invert:
         writer.link(f"{part}.pixels", stored.folder / f"{array}.pixels.npy")
         return native
     selected = (pixels[rows[start : start + _ROWS]] for start in range(0, len(rows), _ROWS))
     if side not in (None, native):
         selected = (_resized(some, side) for some in selected)
+    if invert:
+        selected = (255 - some for some in selected)
     writer.stream(f"{part}.pixels", selected)
     return side or native
 

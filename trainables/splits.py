@@ -1,11 +1,15 @@
-"""The five known/unknown class splits of each open-set protocol, as data.
+"""Which classes are known, negative and unknown in each open-set protocol, as data.
 
-The same in ARPL (iCGY96/ARPL, split.py), in sgvaze/osr_closed_set_all_you_need (data/open_set_splits/osr_splits.py) and
-in the GradMix authors' code. Where only known classes are listed, all others of the data set are unknown.
-TinyImageNet's numbers index the sorted WordNet ids, CIFAR-100's its fine labels.
+The five known/unknown splits of protocols without negatives are the same in ARPL (iCGY96/ARPL, split.py), in
+sgvaze/osr_closed_set_all_you_need (data/open_set_splits/osr_splits.py) and in the GradMix authors' code. Where only
+known classes are listed, all others of the data set are unknown. TinyImageNet's numbers index the sorted WordNet ids,
+CIFAR-100's its fine labels.
 """
 
+Classes = tuple[int | str, ...]
+"""Class numbers, or how the names of classes begin."""
 Table = tuple[tuple[int, ...], ...]
+Names = tuple[Classes, ...]
 
 
 def _table(text: str) -> Table:
@@ -69,3 +73,40 @@ TINYIMAGENET = _table("""
 98 36 158 177 189 157 170 191 82 196 138 166 43 13 152 11 75 174 193 190
 95 6 145 153 0 143 31 23 189 81 20 21 89 26 36 170 102 177 108 169
 """)
+
+# Protocols with negatives. Source: the thesis cited in `trainables.margins`, section 5.1, and its code.
+
+TEN = (tuple(range(10)),)
+"""All digits, in the one split there is."""
+LETTERS_NEGATIVE = _table("0 1 2 3 4 5 7 9 10 12 13")
+"""Of EMNIST's letters: a b c d e f h j k m n. The letters g, i, l, o look like digits and are left out."""
+LETTERS_UNKNOWN = _table("15 16 17 18 19 20 21 22 23 24 25")
+"""p to z."""
+DIGITS_NEGATIVE = tuple(tuple(sorted({*range(10)} - {*known}))[:2] for known in MNIST)
+"""The first two of the four digits that are not known; the other two are unknown. Ours."""
+DIGITS_UNKNOWN = tuple(tuple(sorted({*range(10)} - {*known}))[2:] for known in MNIST)
+OMNIGLOT_NEGATIVE: Names = (("Balinese/", "Greek/", "Korean/", "Sanskrit/"),)
+"""Of eight alphabets in order of their names every other one. Some characters look like digits. Ours."""
+OMNIGLOT_UNKNOWN: Names = (
+    (
+        "Early_Aramaic/",
+        "Japanese_(katakana)/",
+        *(f"Latin/character{place:02}" for place in range(1, 27) if place not in (7, 9, 12, 15)),
+        "Tagalog/",
+    ),
+)
+"""The other alphabets; of Latin without g, i, l, o."""
+TINY_P2_KNOWN = _table("24 25 26 27 28 29")
+"""Carnivores (n02075296) among TinyImageNet's classes: the first half in order of WordNet ids. As P2 does with dogs."""
+TINY_P2_NEGATIVE = _table("30 31 32 33 34 35 58")
+"""The other half."""
+TINY_P2_UNKNOWN = _table("12 23 47 48 49 50 51 52 53 54 55 56 57")
+"""All other mammals (n01861778)."""
+TINY_P3_KNOWN = _table("0 11 21 24 26 28 30 32 34 36 38 40 42 44 56 70 97 108 116 121 142 186 188 199")
+"""P3's rule on TinyImageNet: of each of its 13 superclasses the descendants j = 0, 1, ... with j even are known."""
+TINY_P3_NEGATIVE = _table("20 25 29 31 37 41 43 94 98 115 133 187")
+"""j odd and not divisible by 3."""
+TINY_P3_UNKNOWN = _table("""
+4 5 22 27 33 39 45 48 49 50 51 52 53 60 62 74 77 85 90 105 112 119 120 134 149 150 153 158 169 182 183 184 185 189
+""")
+"""j odd and divisible by 3; and reptiles, clothing, ungulates, vegetables, aircraft."""

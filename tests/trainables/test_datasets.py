@@ -25,7 +25,8 @@ SHARED = ROOT.parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(
     not (SHARED / "cifar10").is_dir(), reason="needs the real images in ../shared/data beside the repository"
 )
-OPEN_SET = [name for name, protocol in PROTOCOLS.items() if protocol.open_set]
+OPEN_SET = [name for name, protocol in PROTOCOLS.items() if protocol.open_set and protocol.negative is None]
+WITH_NEGATIVES = [name for name, protocol in PROTOCOLS.items() if protocol.negative is not None]
 
 
 @pytest.fixture(scope="module")
@@ -357,3 +358,74 @@ def test_real_tinyimagenet(cache: Path) -> None:
         assert [len(data.test.labels), len(data.others["unknown"].labels)] == [1000, 9000]
         wnids = [name.split()[0] for name in data.classes]
         assert np.argsort(np.argsort(splits.TINYIMAGENET[split])).tolist() == np.argsort(np.argsort(wnids)).tolist()
+
+
+# Protocols with negatives
+
+
+@pytest.mark.parametrize("name", WITH_NEGATIVES)
+def test_a_class_has_one_role_and_the_counts_are_the_specifications(name: str) -> None:
+    counts = {
+        "digits-toy": (6, 2, 2),
+        "toy": (10, 11, 11),
+        "toy-mnist": (10, 11, 11),
+        "tinyimagenet-p2": (6, 7, 13),
+        "tinyimagenet-p3": (24, 12, 34),
+    }
+    protocol = PROTOCOLS[name]
+    for roles in zip(protocol.known, protocol.negative, protocol.unknown, strict=True):
+        if name in counts:
+            assert tuple(map(len, roles)) == counts[name]
+        assert not set(roles[1]) & set(roles[2])
+        if protocol.unknown_source is None:
+            assert not set(roles[0]) & (set(roles[1]) | set(roles[2]))
+
+
+def test_the_letters_are_those_of_the_thesis() -> None:
+    def letters(table: splits.Table) -> str:
+        return "".join(SOURCES["emnist-letters"].classes[number] for number in table[0])
+
+    assert letters(splits.LETTERS_NEGATIVE) == "abcdefhjkmn"
+    assert letters(splits.LETTERS_UNKNOWN) == "pqrstuvwxyz"
+
+
+def test_negatives_are_trained_on_unknowns_are_not_and_no_image_is_in_two_sets(cache: Path) -> None:
+    data = open_data(DataSpec(protocol="digits-toy", split=2), cache=cache)
+    known = splits.MNIST[2]
+    negative, unknown = splits.DIGITS_NEGATIVE[2], splits.DIGITS_UNKNOWN[2]
+    sets = {"train": data.train, "test": data.test, **data.others}
+    classes = {name: set(images.original.tolist()) for name, images in sets.items()}
+    assert classes["train"] == classes["validation"] == classes["test"] == set(known)
+    assert classes["negative_train"] == classes["negative_validation"] == classes["negative"] == set(negative)
+    assert classes["unknown"] == set(unknown)
+    for name, images in sets.items():
+        expected = [known.index(number) for number in images.original] if set(known) & classes[name] else None
+        alone = -2 if name == "unknown" else -1
+        assert images.labels.tolist() == (expected or [alone] * len(images.labels))
+    # Every image of every class is in one set: nothing lost, nothing twice.
+    assert sum(len(images.labels) for images in sets.values()) == 1797
+    count = len(data.train.labels), len(data.others["validation"].labels)
+    assert count[0] == round(0.8 * sum(count))
+
+
+def test_classes_that_overlap_are_refused_with_their_names() -> None:
+    table = ((0, 1, 2),)
+    with pytest.raises(DataError, match=r"overlap: 2 of 'digits', split 0, is known and negative"):
+        datasets.Protocol(source="digits", known=table, negative=((2, 3),), unknown=((4,),))
+    with pytest.raises(DataError, match=r"overlap: 3, 4 of 'digits', split 0, are negative and unknown"):
+        datasets.Protocol(source="digits", known=table, negative=((3, 4),), unknown=((4, 3),))
+    with pytest.raises(DataError, match="must list its known and its unknown"):
+        datasets.Protocol(source="digits", known=table, negative=((3, 4),))
+    with pytest.raises(DataError, match=r"as many splits each: known 1, negative 2"):
+        datasets.Protocol(source="digits", known=table, negative=((3,), (4,)), unknown=((5,),))
+
+
+@needs_shared
+def test_omniglot_beside_mnist_is_bright_on_black_and_of_its_size(cache: Path) -> None:
+    data = open_data(DataSpec(protocol="mnist-omniglot"), cache=cache, source=SHARED)
+    assert len(data.train.labels) == 48_000
+    assert len(data.others["validation"].labels) == 12_000
+    for name in ("negative", "negative_train", "unknown"):
+        assert data.others[name].pixels.shape[1:] == (28, 28, 1)
+        assert 5 < data.others[name].pixels.mean() < 60
+    assert not set(data.others["negative"].original.tolist()) & set(data.others["unknown"].original.tolist())
