@@ -1,0 +1,139 @@
+"""What a lost worker costs and whom: the desk against a script of messages, no process and no clock."""
+
+import dataclasses
+
+import pytest
+
+from ablate.dispatch import Dispatch, Pace
+from ablate.executors import Lost
+from ablate.home import Home
+from ablate.log import Log, Record, read
+from ablate.plan import plan
+from ablate.worker import Back, Began
+from tests.ablate import walks
+
+WHOLE = plan(walks.study("many", {f"d{k}": walks.Walk(drift=float(k)) for k in range(8)}, 2), "smoke")
+IDS = tuple(trial.id for trial in WHOLE.trials)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    home, heard = Home(tmp_path), []
+    desk = Dispatch(WHOLE, home, IDS, heard.append, retries=2, where="cpu")
+    desk.open(Log(home.log(WHOLE.sweep)), slots=2)
+    desk.heard = heard
+    yield desk
+    desk.log.close()
+
+
+def done(trial, seconds=0.01):
+    epochs = ({"epoch": 1, "seconds": seconds, "metrics": {"auroc": 1.0, "loss": 0.0}},)
+    fields = dict(trial=trial.id, method=trial.method, config=trial.config, data=trial.data, seed=trial.seed)
+    return Record(**fields, state="done", epochs=epochs, seconds=seconds)
+
+
+def play(desk, hand):
+    desk.hear([message for trial, _ in hand.trials for message in (Began(trial.id), done(trial))])
+
+
+def taught(desk):
+    """The desk after one short trial: from then on hands hold several."""
+    play(desk, desk.take())
+    return desk
+
+
+def lines(desk, kind):
+    return [line for _, line in read(desk.log.path) if line["kind"] == kind]
+
+
+def ids(hand):
+    return [trial.id for trial, _ in hand.trials]
+
+
+def test_long_trials_come_one_by_one_and_short_ones_together(desk):
+    assert ids(desk.take()) == [IDS[0]]
+    assert ids(desk.take()) == [IDS[1]]
+    desk.hear([done(WHOLE.trials[0])])
+    assert ids(desk.take()) == list(IDS[2:6])  # a quarter of the 15 that are left, rounded up
+
+
+def test_hands_shrink_to_the_end_and_everything_ends_once(desk):
+    sizes = []
+    while (hand := desk.take()) is not None:
+        sizes.append(len(hand.trials))
+        play(desk, hand)
+    assert sizes == [1, 4, 3, 2, 2, 1, 1, 1, 1]
+    assert [line["trial"] for line in lines(desk, "ended")] == list(IDS)
+    assert [line["trial"] for line in lines(desk, "started")] == list(IDS)
+
+
+def test_a_lost_hand_of_several_counts_against_none_and_then_each_is_alone(desk):
+    hand = taught(desk).take()
+    first, second, third, _ = hand.trials
+    desk.hear([Began(first[0].id), done(first[0]), Began(second[0].id)])
+    desk.hear([Lost(hand.number, "killed")])
+    assert [line["trial"] for line in lines(desk, "lost")] == [second[0].id]
+    assert ids(desk.take()) == [second[0].id]
+    assert ids(desk.take()) == [third[0].id]
+    assert desk.losses == {}
+
+
+def test_a_trial_that_loses_its_worker_alone_is_failed_after_the_retries(desk):
+    for _ in range(3):
+        hand = desk.take()
+        assert ids(hand) == [IDS[0]]
+        desk.hear([Lost(hand.number, "killed")])
+    record = next(event.record for event in desk.heard if event.kind == "ended")
+    assert (record.state, record.reason, record.attempts, record.error) == ("failed", "lost", 3, "killed")
+    assert [line["attempt"] for line in lines(desk, "lost")] == [1, 2]
+    assert ids(desk.take()) == [IDS[1]]
+
+
+def test_when_all_of_ray_goes_no_trial_is_to_blame(desk):
+    for _ in range(5):
+        hands = [desk.take(), desk.take()]
+        assert [ids(hand) for hand in hands] == [[IDS[0]], [IDS[1]]]
+        desk.hear([Lost(None, "raylet is gone")])
+    assert desk.losses == {}
+    assert desk.left == len(IDS)
+
+
+def test_what_comes_back_unbegun_was_no_attempt(desk):
+    hand = taught(desk).take()
+    first, *rest = [trial for trial, _ in hand.trials]
+    desk.hear([Began(first.id), done(first), Back(tuple(trial.id for trial in rest))])
+    again = desk.take()
+    assert ids(again)[: len(rest)] == [trial.id for trial in rest]
+    assert {attempt for _, attempt in again.trials} == {1}
+
+
+def test_nothing_to_hand_out_while_others_run_is_not_the_end(desk):
+    hands = []
+    while (hand := desk.take()).trials:
+        hands.append(hand)
+    assert sum(len(hand.trials) for hand in hands) == len(IDS)
+    assert desk.take().trials == ()
+    for hand in hands:
+        play(desk, hand)
+    assert desk.take() is None
+
+
+def test_the_same_end_again_is_not_logged_again(desk):
+    """A needed trial's state was removed: it is trained again, to the same numbers."""
+    trial = WHOLE.trials[0]
+    desk.take()
+    desk.entries[trial.id] = dataclasses.replace(desk._entry(trial.id), record=done(trial))
+    desk.hear([done(trial)])
+    assert lines(desk, "ended") == []
+    assert desk.ended == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "slots", "size"),
+    [(None, 1000, 2, 1), (0.6, 1000, 2, 1), (0.1, 1000, 2, 10), (0.0, 1000, 2, 250), (0.0, 3, 2, 1), (0.0, 9, 2, 3)],
+)
+def test_pace(seconds, left, slots, size):
+    pace = Pace()
+    if seconds is not None:
+        pace.note(seconds)
+    assert pace.size(left, slots) == size

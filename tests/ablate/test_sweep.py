@@ -1,0 +1,120 @@
+"""Through Ray Tune: the same bits as in one process, lost workers tried again, nothing left behind."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ablate import processes
+from ablate.driver import Options, Refused, run
+from ablate.home import Home
+from ablate.log import ledger
+from ablate.plan import plan
+from tests.ablate import walks
+from trainables.protocol import Needed
+
+MIXED = walks.study(
+    "mixed",
+    {
+        "fine": walks.Walk(),
+        "bug": walks.Walk(fail="error"),
+        "on fine": walks.Score(network=Needed("walk", walks.Walk())),
+        "killer": walks.Walk(fail="kill"),
+        "other": walks.Walk(drift=1.0),
+    },
+    2,
+)
+WHOLE = plan(MIXED, "smoke")
+
+
+def ray_processes():
+    """Those that descend from this test's process."""
+    every = list(processes.every())
+    ours, grew = {os.getpid()}, True
+    while grew:
+        more = {process.pid for process in every if process.parent in ours} - ours
+        ours, grew = ours | more, bool(more)
+    return [process for process in every if process.pid in ours and process.pid != os.getpid()]
+
+
+def numbers(home, ident):
+    record = ledger(home)[ident].record
+    return [(epoch["epoch"], epoch["metrics"]) for epoch in record.epochs]
+
+
+def test_ray_gives_the_bits_of_one_process_and_outlives_its_workers(tmp_path):
+    alone, ray = Home(tmp_path / "alone"), Home(tmp_path / "ray")
+    run(plan(MIXED, "smoke", arms=["fine", "on fine", "other"]), Options(home=alone, local=True))
+    heard = []
+    result = run(WHOLE, Options(home=ray, retries=1), heard.append)
+    found = {cell.arm: ledger(ray)[cell.trial].record for cell in WHOLE.cells}
+    assert {arm: (record.state, record.reason) for arm, record in found.items()} == {
+        "fine": ("done", ""),
+        "bug": ("failed", "error"),
+        "on fine": ("done", ""),
+        "killer": ("failed", "lost"),
+        "other": ("done", ""),
+    }
+    assert found["killer"].attempts >= 2
+    assert (len(result.done), len(result.failed), result.pending) == (6, 4, ())
+    for ident in result.done:
+        assert numbers(ray, ident) == numbers(alone, ident)
+    assert {event.kind for event in heard} == {"started", "epoch", "ended", "lost"}
+    assert not [process for process in ray_processes() if process.name in ("raylet", "gcs_server", "ray::Crew")]
+    assert list(ray.scratch.iterdir()) == []
+
+
+def test_interrupt_stops_the_workers_and_the_sweep_goes_on(tmp_path):
+    home = Home(tmp_path)
+    study = walks.study("slow", {"slow": walks.Walk(epochs=500, pause=0.05), "quick": walks.Walk()}, 1)
+
+    def interrupt(event):
+        if event.kind == "epoch" and event.epoch > 20:
+            raise KeyboardInterrupt
+
+    first = run(plan(study, "smoke"), Options(home=home), interrupt)
+    assert first.interrupted
+    assert len(first.pending) >= 1
+    assert not [process for process in ray_processes() if process.name in ("raylet", "gcs_server", "ray::Crew")]
+    # In one process now, where the trial's folder and lock are free and hold its progress.
+    epochs = []
+
+    def stop(event):
+        if event.kind == "epoch" and event.trial == plan(study, "smoke").trials[0].id:
+            epochs.append(event.epoch)
+            raise KeyboardInterrupt
+
+    assert run(plan(study, "smoke"), Options(home=home, local=True), stop).interrupted
+    assert epochs[0] > 1
+
+
+def test_more_gpus_than_exist_are_refused_before_anything_is_written(tmp_path):
+    home = Home(tmp_path)
+    with pytest.raises(Refused, match="999 GPUs a trial are asked for, and the cluster has"):
+        run(WHOLE, Options(home=home, gpus_per_trial=999.0))
+    assert list(home.logs.glob("*.jsonl")) == []
+
+
+@pytest.mark.slow
+def test_an_existing_cluster_is_joined_and_left_as_it_was(tmp_path):
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    folder = tmp_path / "r"
+    start = [*ray, "start", "--head", "--port=0", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={folder}"]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    with subprocess.Popen([*start, "--block"], env=environment, start_new_session=True) as cluster:
+        try:
+            address = folder / "ray_current_cluster"
+            deadline = time.monotonic() + 60
+            while not address.exists() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            home = Home(tmp_path / "home")
+            study = dataclasses.replace(walks.walk, origin=walks.__file__)
+            result = run(plan(study, "smoke"), Options(home=home, address=address.read_text().strip()))
+            assert len(result.done) == 6
+            assert cluster.poll() is None
+            assert [process for process in processes.every() if process.name == "raylet"]
+        finally:
+            processes.end_session(cluster.pid)
