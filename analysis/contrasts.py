@@ -59,6 +59,7 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
         omnibus=omnibus,
         ranks=ranks,
         factorial=factorial.analyse(table.values, study),
+        interquartile=_interquartile(table, study, random),
         agreement=agreement.compare_published(frame, table, study),
     )
 
@@ -90,6 +91,21 @@ def _secondary(frame: Frame, study: Study) -> tuple[dict[str, tuple[ArmSummary, 
             continue
         found[outcome.metric] = tuple(_summary(arm, table, study.alpha) for arm in study.arms)
     return found, tuple(missing)
+
+
+def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> dict[str, Interval]:
+    """Arm -> interquartile mean over several datasets of equally many blocks that every arm finished."""
+    done = [block for block in table.blocks if all(block in table.values[arm.name] for arm in study.arms)]
+    by_dataset: dict[str, list[str]] = {}
+    for block in done:
+        by_dataset.setdefault(table.dataset[block], []).append(block)
+    if len(by_dataset) < 2 or len({len(blocks) for blocks in by_dataset.values()}) > 1:
+        return {}
+    found = {}
+    for arm in study.arms:
+        scores = np.array([[table.values[arm.name][block] for block in blocks] for blocks in by_dataset.values()]).T
+        found[arm.name] = effects.interquartile_mean(scores, 1 - study.alpha, generator=random)
+    return found
 
 
 def _complete(table: Cells, study: Study) -> dict[str, Floats]:
@@ -196,7 +212,7 @@ def _result(
 def _evidence(one: _Tested, apart: float, same: float | None, family: int, study: Study) -> verdict.Evidence:
     contrast = one.contrast
     arm, reference = study.arm(contrast.arm), study.arm(contrast.reference)
-    strictest = study.alpha / (family if study.correction == "holm" else 1)
+    strictest = study.alpha / (1 if study.correction == "none" else family)
     return verdict.Evidence(
         arm=arm.label or arm.name,
         reference=reference.label or reference.name,

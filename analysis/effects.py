@@ -18,6 +18,7 @@ SUBSETS_LIMIT = 20
 """Up to so many differences the sign-flip interval looks at all 2^n - 1 subset means; beyond, at random subsets."""
 SUBSETS = 99_999
 RESAMPLES = 10_000
+STRATIFIED_RESAMPLES = 2_000
 
 
 def mean_t(values: npt.ArrayLike, level: float = 0.95) -> Interval:
@@ -192,8 +193,10 @@ def interquartile_mean(scores_SD: npt.ArrayLike, level: float = 0.95, *, generat
     if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all():
         raise ValueError(f"scores must be (seeds, datasets) and finite, got shape {scores.shape}.")
     seeds, datasets = scores.shape
-    rows = generator.integers(0, seeds, size=(RESAMPLES, seeds, datasets))
-    resampled = scores[rows, np.arange(datasets)].reshape(RESAMPLES, -1)
+    rows = generator.integers(0, seeds, size=(STRATIFIED_RESAMPLES, seeds, datasets))
+    resampled = scores[rows, np.arange(datasets)].reshape(STRATIFIED_RESAMPLES, -1)
     low, high = np.quantile(stats.trim_mean(resampled, 0.25, axis=1), [(1 - level) / 2, (1 + level) / 2])
     estimate = float(stats.trim_mean(scores.ravel(), 0.25))
-    return Interval(estimate, float(low), float(high), level, f"stratified percentile bootstrap ({RESAMPLES})")
+    return Interval(
+        estimate, float(low), float(high), level, f"stratified percentile bootstrap ({STRATIFIED_RESAMPLES})"
+    )

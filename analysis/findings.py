@@ -199,7 +199,7 @@ class Design:
 
     blocks: int
     contrasts: int
-    """Size of the largest family; its Holm correction is taken at its strictest step."""
+    """Size of the largest family; its correction is taken at its strictest step."""
     alpha: float
     margin: float | None
     attainable: Mapping[str, float]
@@ -230,3 +230,6 @@ class Findings:
     """Two-factor analysis; None unless the study's arms span two factors completely."""
     agreement: Agreement | None = None
     """None without published numbers."""
+    interquartile: Mapping[str, Interval] = field(default_factory=dict)
+    """Arm -> mean of the middle half of all outcomes, stratified bootstrap; empty unless several datasets are complete
+    and have equally many blocks."""

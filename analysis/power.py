@@ -131,7 +131,7 @@ def design(study: Study, scale: str, blocks: int | None = None) -> Design:
     counts = [sum(c.dataset in ("", block.dataset) for block in chosen) for c in contrasts]
     n = min(counts, default=len(chosen))
     family = max(Counter(contrast.family for contrast in contrasts).values(), default=1)
-    alpha = study.alpha / (family if study.correction == "holm" else 1)
+    alpha = study.alpha / (1 if study.correction == "none" else family)
     margin = min((contrast.margin for contrast in contrasts if contrast.margin is not None), default=None)
     step = margin if margin is not None else 1 / study.outcome.unit
     rows = tuple(_row(n, factor * step, margin, alpha) for factor in (0.25, 0.5, 1.0, 2.0, 4.0))

@@ -17,6 +17,8 @@ SCALES = ("smoke", "laptop", "pictures", "gpu", "paper")
 """Sizes in order of cost; 'pictures' is for real pictures without a GPU. A study needs not have all."""
 
 
+CORRECTIONS = ("holm", "hochberg", "benjamini-hochberg", "none")
+"""Corrections that a study may declare; `analysis.multiplicity.CORRECTIONS` has each."""
 TESTS = ("t", "sign-flip")
 """Paired tests that a contrast may declare."""
 
@@ -157,7 +159,8 @@ class Study:
     outcome: Outcome
     secondary: tuple[Outcome, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
-    correction: Literal["holm", "none"] = "holm"
+    correction: Literal["holm", "hochberg", "benjamini-hochberg", "none"] = "holm"
+    """Of each family's p-values. The first two control the chance of any wrong verdict, the third the share of them."""
     alpha: float = 0.05
     published: tuple[Published, ...] = ()
     claim: str = ""
@@ -249,6 +252,8 @@ def _check(study: Study) -> None:
 
     if not 0 < study.alpha < 1:
         fail(f"alpha={study.alpha} must lie between 0 and 1.")
+    if study.correction not in CORRECTIONS:
+        fail(f"correction {study.correction!r} is unknown.{nearest(study.correction, CORRECTIONS)}")
     _check_arms(study, fail)
     _check_contrasts(study, fail)
     _check_scales(study, fail)

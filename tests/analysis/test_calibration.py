@@ -1,4 +1,4 @@
-"""The verdict's error rates, by a small simulation with the benchmark's own noise; `benchmarks.calibration` runs the rest."""
+"""The verdict's error rates, by a small simulation; `benchmarks.calibration` does the rest, with the same noise."""
 
 import math
 

@@ -13,7 +13,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from analysis.contrasts import compare
 from analysis.findings import Findings
 from analysis.frame import Frame, FrameError
-from search_spaces.study import Block, Contrast, Scale, Study
+from search_spaces.study import Block, Contrast, Scale, Study, StudyError
 from tests.analysis import frames
 
 STUDY = frames.small_study(arms=4, blocks=10)
@@ -66,6 +66,33 @@ def test_families_are_corrected_apart() -> None:
 def test_no_correction_where_the_study_declares_none() -> None:
     study = dataclasses.replace(STUDY, correction="none")
     assert all(r.p == r.p_adjusted for r in compare(frames.sound(study), study).contrasts)
+
+
+@pytest.mark.parametrize(("name", "there"), [("hochberg", "simes-hochberg"), ("benjamini-hochberg", "fdr_bh")])
+def test_the_declared_correction_is_made(name: str, there: str) -> None:
+    study = dataclasses.replace(STUDY, correction=name)
+    found = compare(frames.sound(study), study).contrasts
+    assert [r.p_adjusted for r in found] == pytest.approx(multipletests([r.p for r in found], method=there)[1])
+
+
+def test_an_unknown_correction_gives_the_nearest() -> None:
+    with pytest.raises(StudyError, match="Did you mean 'holm'"):
+        dataclasses.replace(STUDY, correction="hoolm")
+
+
+def test_an_unknown_test_gives_the_allowed_ones() -> None:
+    with pytest.raises(StudyError, match="It may be: t, sign-flip"):
+        with_contrasts(Contrast(arm="a1", reference="a0", test="signflip"))
+
+
+def test_interquartile_means_are_over_several_whole_datasets() -> None:
+    blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(4))
+    study = dataclasses.replace(STUDY, scales=(Scale(name="smoke", blocks=blocks),))
+    frame = frames.sound(study)
+    found = compare(frame, study).interquartile
+    assert found["a1"].estimate == pytest.approx(stats.trim_mean(last(frame, "a1"), 0.25))
+    assert compare(frames.failed(study), study).interquartile == {}
+    assert compare(frames.sound(STUDY), STUDY).interquartile == {}
 
 
 def test_the_declared_sign_flip_test_decides() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
 from analysis import multiplicity
+from search_spaces.study import CORRECTIONS
 
 families = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 SAME_THERE = {"holm": "holm", "hochberg": "simes-hochberg", "benjamini-hochberg": "fdr_bh"}
@@ -28,6 +29,10 @@ def test_order_does_not_matter_and_nothing_shrinks(name: str, p: list[float], se
     assert correct(np.array(p)[order]) == pytest.approx(adjusted[order])
     assert (adjusted >= np.array(p) - 1e-15).all()
     assert (adjusted <= 1).all()
+
+
+def test_every_correction_that_a_study_may_declare_is_here() -> None:
+    assert set(multiplicity.CORRECTIONS) == set(CORRECTIONS)
 
 
 def test_rows_are_corrected_each_by_itself() -> None:
