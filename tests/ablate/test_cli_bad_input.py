@@ -93,20 +93,23 @@ def test_a_home_on_a_read_only_file_system(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("option", "url"),
+    ("option", "url", "says"),
     [
-        ("--mlflow", "http://127.0.0.1:{port}"),
-        ("--mlflow", "sqlite:////proc"),
-        ("--mlflow", "ftp://127.0.0.1/x"),
-        ("--optuna", "sqlite:////proc/nowhere/optuna.db"),
-        ("--optuna", "nonsense"),
+        ("--mlflow", "http://127.0.0.1:{port}", "127.0.0.1:{port}"),
+        ("--mlflow", "sqlite:////proc", "/proc is a folder"),
+        ("--mlflow", "ftp://127.0.0.1/x", "ftp"),
+        ("--optuna", "sqlite:////proc/nowhere/optuna.db", "/proc/nowhere"),
+        ("--optuna", "nonsense", "nonsense"),
     ],
 )
-def test_a_store_that_cannot_be_reached_is_found_before_any_training(shell: Shell, option: str, url: str) -> None:
+def test_a_store_that_cannot_be_reached_is_found_before_any_training(
+    shell: Shell, option: str, url: str, says: str
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: whoever calls is turned away
-        url = url.format(port=taken.getsockname()[1])
-        refused(shell("run", STUDY, "--local", *OFF, option, url), url.partition("//")[2].partition("/")[0] or url)
+        port = taken.getsockname()[1]
+        answer = shell("run", STUDY, "--local", *OFF, option, url.format(port=port))
+    refused(answer, says.format(port=port))
     assert not [name for name in files(shell.home) if name.startswith("trials")]
     assert not [name for name in files(shell.home) if name.endswith(".jsonl")]
 
