@@ -1,0 +1,1 @@
+"""Runs studies: plans, executes, logs, shows. Owns every framework."""

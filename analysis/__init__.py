@@ -1,0 +1,1 @@
+"""What a sweep means: effects, tests, verdicts, tables, figures, reports."""

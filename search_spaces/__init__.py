@@ -1,0 +1,1 @@
+"""What is compared: studies as data, one file a paper."""
