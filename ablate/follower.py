@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     "OMP_NUM_THREADS": "1",
 }
@@ -174,7 +175,8 @@ class Orders:
 
 
 def say(answer: Delivered, **more: Any) -> None:
-    """Writes an answer for the driver, who may be gone."""
+    """Writes an answer for the driver, who may be gone. Past `sys.stdout`, which MLflow prints to."""
+    assert sys.__stdout__ is not None
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.write(json.dumps(asdict(answer) | more) + "\n")
-        sys.stdout.flush()
+        sys.__stdout__.write(json.dumps(asdict(answer) | more) + "\n")
+        sys.__stdout__.flush()

@@ -548,10 +548,11 @@ def main() -> None:
     _spare_the_disk(home)
     logging.disable(logging.WARNING)
     try:
-        if job["do"] == "follow":
-            _follow(home, job, orders)
-        else:
-            _once(home, job)
+        with contextlib.redirect_stdout(sys.stderr):  # MLflow prints; our standard output carries answers only.
+            if job["do"] == "follow":
+                _follow(home, job, orders)
+            else:
+                _once(home, job)
     except (CorruptLog, TrackingError, ImportError) as error:
         say(Delivered(0, 0, f"{job['sweep']}: {_reason(error)}"), ok=False, final=True)
 
