@@ -121,7 +121,7 @@ def _mixed(done: pd.DataFrame) -> Iterator[str]:
     commits = _distinct(done["commit"])
     if len(commits) > 1:
         yield f"Trials of {len(commits)} commits are mixed: {_list([_times(c[:12], n) for c, n in commits.items()])}."
-    dirty = int(done["dirty"].fillna(False).astype(bool).sum())
+    dirty = sum(bool(value) for value in done["dirty"] if pd.notna(value))
     if dirty:
         yield f"{dirty} of {len(done)} trials ran with uncommitted changes."
     for method, rows in done.groupby("method", sort=False):

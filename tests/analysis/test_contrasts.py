@@ -10,9 +10,13 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
+from ablate.plan import plan
+from analysis.audit import warnings
+from analysis.cells import read
 from analysis.contrasts import compare
 from analysis.findings import Findings
 from analysis.frame import Frame, FrameError
+from search_spaces import catalogue
 from search_spaces.study import Block, Contrast, Scale, Study, StudyError
 from tests.analysis import frames
 
@@ -278,3 +282,25 @@ def test_bootstrap_intervals_are_left_out_below_ten_blocks() -> None:
     assert few["sign-flip"].level >= 0.95
     assert "bca" in many
     assert many["tost"].level == pytest.approx(0.9)
+
+
+def test_more_blocks_than_can_be_enumerated_repeat_to_the_last_digit() -> None:
+    study = frames.small_study(arms=2, blocks=45)
+    frame = frames.sound(study, epochs=2)
+    assert_same(compare(frame, study), compare(frame, study))
+    other = compare(frame, study, generator=np.random.default_rng(1)).contrasts[0].other_p["sign-flip"]
+    assert other == pytest.approx(compare(frame, study).contrasts[0].other_p["sign-flip"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_study_of_the_catalogue_does_not_look_changed_when_it_is_not(name: str) -> None:
+    """The plan's own configs, as records store them, are those that the audit expects."""
+    study = catalogue.load(name)
+    for scale in study.scales:
+        whole = plan(study, scale.name)
+        configs = {trial.id: json.dumps(dict(trial.config), sort_keys=True) for trial in whole.trials}
+        cells = {(cell.arm, cell.block.name): configs[cell.trial] for cell in whole.cells}
+        frame = frames.sound(study, scale.name, epochs=1)
+        frame.trials["config"] = [cells[row.arm, row.block] for row in frame.trials.itertuples()]
+        table = read(frame, study, study.outcome)
+        assert not [text for text in warnings(frame, study, table) if "changed" in text]
