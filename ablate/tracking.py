@@ -544,7 +544,7 @@ def main() -> None:
     orders = Orders(sys.stdin.buffer, os.getppid())
     job = orders.job()
     home = Home(Path(job["home"]))
-    os.nice(10)
+    os.nice(5)
     _spare_the_disk(home)
     logging.disable(logging.WARNING)
     try:

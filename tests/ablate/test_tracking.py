@@ -489,12 +489,12 @@ def _alive(process: int) -> bool:
         return False
 
 
-def _until(condition: Callable[[], bool], patience: int = 1200) -> None:
+def _until(condition: Callable[[], bool], patience: int = 3600) -> None:
     for _ in range(patience):
         if condition():
             return
         time.sleep(0.05)
-    pytest.fail("it did not happen within a minute")
+    pytest.fail("it did not happen within three minutes")
 
 
 class Outage(http.server.BaseHTTPRequestHandler):
