@@ -1,8 +1,8 @@
 """Open-set losses of one thesis: margins on the angle between feature and class centre, Entropic Open-Set and
 Objectosphere losses for negatives, and their unions.
 
-Paper: the master's thesis on margin-based open-set losses (University of Zurich, 2023), chapters 3 to 5; EOS and
-Objectosphere are of Dhamija et al. (arXiv 1811.04110), ring loss of Zheng et al. (arXiv 1803.00130), the margins of
+Paper: L. van den Bergh, Improved Losses for Open-Set Classification, master's thesis, University of Zurich, 2023. EOS
+and Objectosphere are of Dhamija et al. (arXiv 1811.04110), ring loss of Zheng et al. (arXiv 1803.00130), the margins of
 SphereFace (arXiv 1704.08063), CosFace (arXiv 1801.09414), ArcFace (arXiv 1801.07698) and SphereFace-R.
 Repository: TwoDigitsOneNumber/openset-imagenet-comparison@e7faf79 (later commits cannot run EOS). In the fields below
 [T] is printed in the thesis, [C] is read in its code, [D] is our decision.
@@ -41,11 +41,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainables import lenetpp, loop, margin_scores, openset, oscr, seeding
+from trainables.augment import to_float
 from trainables.config import ConfigError, check_types, nearest, require
+from trainables.datasets import NEGATIVE, PROTOCOLS, UNKNOWN, Data
+from trainables.protocol import Diverged, Epoch, State
+
+log = logging.getLogger(__name__)
 
 HALF_CLIP = 1e-5
 """Cosines are clipped by so much before arccos, whose slope is infinite at both ends."""
@@ -79,7 +86,7 @@ def cosine_logits(
     labels_B: Tensor | None = None,
     detached: bool = True,
 ) -> Tensor:
-    """r (cos theta_c + d_c) for centres of length 1 (see `project`).
+    """Logits r (cos theta_c + d_c) for centres of length 1 (see `project`).
 
     Args:
         phi_BK: features.
@@ -364,7 +371,7 @@ def regulariser(config: Config, phi_BK: Tensor, labels_B: Tensor, s: float) -> T
 
 
 def losses(config: Config, z_BC: Tensor, phi_BK: Tensor, labels_B: Tensor, s: float) -> dict[str, Tensor]:
-    """'loss' and its parts: 'loss_class' (CE or EOS) and, where there is one, 'loss_norm' (the regulariser, unweighted).
+    """'loss' and its parts: 'loss_class' (CE or EOS) and, where there is one, the unweighted regulariser 'loss_norm'.
 
     Args:
         config: objective.
@@ -381,3 +388,269 @@ def losses(config: Config, z_BC: Tensor, phi_BK: Tensor, labels_B: Tensor, s: fl
     if norm is None:
         return {"loss": terms["loss_class"]} | terms
     return {"loss": terms["loss_class"] + config.lam * norm} | terms | {"loss_norm": norm}
+
+
+# Training
+
+
+def train(config: Config, data: Data, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
+    """Trains a network and its class centres and yields after every epoch; see `trainables.protocol`.
+
+    The final state rebuilds the network, `lenetpp.rebuild(state["network"], state["weights"])`, and holds the outputs
+    on all evaluated images, for `margin_scores`.
+
+    Raises:
+        ConfigError: negatives that the protocol does not have, a margin beyond its bound, labels outside the
+            convention.
+        Diverged: a loss, a weight or a deep feature is no longer finite.
+    """
+    pixels_NHWC, labels_N = _training_set(config, data, device)
+    K, classes = bottleneck(config, len(data.classes)), len(data.classes)
+    s = scale(config, classes)
+    check_margin(config, classes, K)
+    network = _network(config, data, K, seed).to(device)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=config.learning_rate, momentum=config.momentum, **loop.fused(device)
+    )
+    done = 0
+    if resume is not None:
+        done = resume["epoch"]
+        network.load_state_dict(resume["weights"])
+        optimizer.load_state_dict(resume["optimizer"])
+    for epoch in range(done, config.epochs):
+        order_N = torch.randperm(len(labels_N), generator=seeding.torch_stream(seed, f"order/{epoch}")).to(device)
+        views = seeding.torch_stream(seed, f"augment/{epoch}", device)
+        m = ramped_margin(config, epoch)
+        totals = loop.Totals()
+        network.train()
+        for order_B in order_N.split(config.batch):
+            x_BCHW = augmented(config, to_float(pixels_NHWC[order_B]), views)
+            labels_B = labels_N[order_B]
+            with loop.repeatable(device):
+                phi_BK = deep_features(config, network, x_BCHW)
+                z_BC = logits(config, phi_BK, network.centres, labels_B, s=s, m=m)
+                terms = losses(config, z_BC, phi_BK, labels_B, s)
+                optimizer.zero_grad(set_to_none=True)
+                terms["loss"].backward()
+                optimizer.step()
+            totals.add(terms)
+        metrics, outputs = totals.means(network, epoch + 1), None
+        if epoch + 1 == config.epochs or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
+            outputs = evaluated(config, network, data, s, device)
+            metrics |= margin_scores.measure(outputs, config.score) | _validated(config, outputs, s)
+            metrics["centre_angle"] = centre_angle(network.centres)
+        yield Epoch(epoch + 1, metrics, _capture(epoch + 1, network, optimizer, outputs))
+
+
+def bottleneck(config: Config, classes: int) -> int:
+    """K for C known classes."""
+    if isinstance(config.features, int):
+        return config.features
+    return max(1, {"C-1": classes - 1, "C": classes, "C+1": classes + 1, "2C": 2 * classes}[config.features])
+
+
+def scale(config: Config, classes: int) -> float:
+    """S for C known classes; warns where it is given below its bound."""
+    bound = oscr.scale_bound(config.probability, classes) if classes > 1 else 0.0
+    if config.scale is None:
+        return float(max(1, math.ceil(bound)))
+    uses = config.regulariser != "none" or (projects(config) and config.magnitude == "hard")
+    if uses and config.scale < bound:
+        log.warning(
+            "scale=%g is below %.4g, the bound for %d classes: no probability can reach %g.",
+            config.scale,
+            bound,
+            classes,
+            config.probability,
+        )
+    return config.scale
+
+
+def check_margin(config: Config, classes: int, K: int) -> None:
+    """Raises ConfigError where C centres in K dimensions leave no room for the margin."""
+    if config.head not in ("cos", "ang") or classes < 2:
+        return
+    bound = oscr.margin_bound("cos" if config.head == "cos" else "ang", classes, K)
+    if config.margin > bound:
+        raise ConfigError(
+            f"margin={config.margin!r} is not allowed: with head={config.head!r}, {classes} classes in {K} dimensions "
+            f"leave room for {bound:.5g} at most. Set margin to that or less, or features to at least "
+            f"{max(3, classes - 1)}."
+        )
+
+
+def ramped_margin(config: Config, epoch: int) -> float:
+    """M in the epoch with index `epoch`, from 0: over the warm-up it rises linearly from no margin (for sphere, 1)."""
+    if epoch >= config.margin_warm_up:
+        return config.margin
+    none = 1.0 if config.head == "sphere" else 0.0
+    return none + (config.margin - none) * epoch / config.margin_warm_up
+
+
+def augmented(config: Config, x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crops and flips, each image its own; the batch itself where neither is asked for."""
+    if config.crop is not None and config.crop < x_BCHW.shape[2]:
+        free, side = x_BCHW.shape[2] - config.crop + 1, torch.arange(config.crop, device=x_BCHW.device)
+        corner_2B1 = torch.randint(free, (2, len(x_BCHW), 1), generator=generator, device=x_BCHW.device)
+        rows_BH, columns_BW = corner_2B1 + side
+        images_B = torch.arange(len(x_BCHW), device=x_BCHW.device)[:, None, None]
+        x_BCHW = x_BCHW[images_B, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
+    if config.flip:
+        flipped_B = torch.rand(len(x_BCHW), generator=generator, device=x_BCHW.device) < 0.5
+        x_BCHW = torch.where(flipped_B[:, None, None, None], x_BCHW.flip(3), x_BCHW)
+    return x_BCHW
+
+
+def deep_features(config: Config, network: lenetpp.Centred, x_BCHW: Tensor) -> Tensor:
+    """Phi (B, K) in fp32, whatever the network computes in."""
+    with torch.autocast(x_BCHW.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        phi_BK: Tensor = network(x_BCHW)
+    return phi_BK.float()
+
+
+# Evaluation
+
+
+@torch.no_grad()
+def evaluated(
+    config: Config, network: lenetpp.Centred, data: Data, s: float, device: str, rows: int = 512
+) -> dict[str, dict[str, Tensor]]:
+    """Logits without a margin, norms, angles to the (normalised) centres and labels of every evaluated set, on the CPU.
+
+    Raises:
+        Diverged: a deep feature is not finite.
+    """
+    found = {}
+    with openset.evaluation_mode(network):
+        for name, images in {"test": data.test, **data.others}.items():
+            if name not in (*margin_scores.SETS, *VALIDATION):
+                continue
+            parts = []
+            for start in range(0, len(images.labels), rows):
+                pixels_BHWC = torch.from_numpy(np.array(images.pixels[start : start + rows])).to(device)
+                parts.append(deep_features(config, network, _centre(config, to_float(pixels_BHWC))))
+            phi_NK = torch.cat(parts)
+            if not bool(torch.isfinite(phi_NK).all()):
+                raise Diverged(
+                    f"the deep features of the {name} images are not finite; a lower learning rate may help."
+                )
+            z_NC = logits(config, phi_NK, network.centres, s=s)
+            cos_NC = F.normalize(phi_NK, dim=1) @ F.normalize(network.centres, dim=0)
+            sample = {
+                "logits": z_NC,
+                "norms": torch.linalg.vector_norm(phi_NK, dim=1),
+                "angles": torch.arccos(cos_NC.clamp(-1, 1)),
+                "labels": torch.from_numpy(np.array(images.labels, dtype=np.int64)),
+            }
+            found[name] = {key: values.cpu() for key, values in sample.items()}
+    return found
+
+
+VALIDATION = ("validation", "negative_validation")
+"""Sets held out of training, known and negative."""
+
+
+def _centre(config: Config, x_BCHW: Tensor) -> Tensor:
+    if config.crop is None or config.crop >= x_BCHW.shape[2]:
+        return x_BCHW
+    start = (x_BCHW.shape[2] - config.crop) // 2
+    return x_BCHW[:, :, start : start + config.crop, start : start + config.crop]
+
+
+def _validated(config: Config, outputs: Mapping[str, Mapping[str, Tensor]], s: float) -> dict[str, float]:
+    """The loss on what was held out of training, without a margin; nothing where nothing was.
+
+    Class loss and regulariser need only norms, so features are stood in for by vectors of one element.
+    """
+    held = [outputs[name] for name in VALIDATION if name in outputs]
+    if not held:
+        return {}
+    z_NC, norms_N, labels_N = (torch.cat([sample[key] for sample in held]) for key in ("logits", "norms", "labels"))
+    counted_N = torch.ones_like(labels_N, dtype=torch.bool)
+    if not config.negatives and config.validation_ring == "known":
+        counted_N = labels_N >= 0
+    objective = losses(replace(config, regulariser="none"), z_NC, norms_N[:, None], labels_N, s)["loss"]
+    norm = regulariser(config, norms_N[counted_N][:, None], labels_N[counted_N], s)
+    if norm is None:
+        return {"validation_loss": float(objective)}
+    return {"validation_loss": float(objective + config.lam * norm), "validation_loss_norm": float(norm)}
+
+
+@torch.no_grad()
+def centre_angle(W_KC: Tensor) -> float:
+    """The smallest angle between two class centres."""
+    if W_KC.shape[1] < 2:
+        return math.pi
+    directions_KC = F.normalize(W_KC.double(), dim=0)
+    cos_CC = (directions_KC.T @ directions_KC).fill_diagonal_(-1)
+    return float(torch.arccos(cos_CC.max().clamp(-1, 1)))
+
+
+# What a trial starts from and leaves behind
+
+
+def _training_set(config: Config, data: Data, device: str) -> tuple[Tensor, Tensor]:
+    """Known and, where they are used, negative images on the device, with labels 0..C-1 and -1."""
+    for name, images, allowed in (
+        ("train", data.train, range(len(data.classes))),
+        ("test", data.test, range(len(data.classes))),
+        *((name, images, (NEGATIVE,)) for name, images in data.others.items() if name.startswith("negative")),
+        *((name, images, (UNKNOWN,)) for name, images in data.others.items() if name == "unknown"),
+    ):
+        wrong = set(np.unique(images.labels).tolist()) - set(allowed)
+        if wrong:
+            raise ConfigError(
+                f"label {min(wrong)} in the {name} images of {data.spec.protocol!r} is not allowed: known classes are "
+                f"0 to {len(data.classes) - 1}, negatives {NEGATIVE}, unknowns {UNKNOWN}."
+            )
+    pixels_NHWC, labels_N = loop.resident(data, 1, device)
+    if not config.negatives:
+        return pixels_NHWC, labels_N
+    if "negative_train" not in data.others:
+        having = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.negative is not None)
+        raise ConfigError(
+            f"negatives=True is not allowed: the protocol {data.spec.protocol!r} has no negative classes. Those that "
+            f"have: {having}."
+        )
+    negative = data.others["negative_train"]
+    more_NHWC = torch.from_numpy(np.array(negative.pixels)).to(device)
+    more_N = torch.full((len(negative.labels),), NEGATIVE, dtype=torch.int64, device=device)
+    return torch.cat([pixels_NHWC, more_NHWC]), torch.cat([labels_N, more_N])
+
+
+def _network(config: Config, data: Data, K: int, seed: int) -> lenetpp.Centred:
+    side = int(data.train.pixels.shape[1])
+    return lenetpp.network(
+        config.network,
+        width=config.width,
+        stem=config.stem,
+        channels=int(data.train.pixels.shape[3]),
+        side=side if config.crop is None else min(side, config.crop),
+        features=K,
+        classes=len(data.classes),
+        activation=config.activation,
+        bias=config.feature_bias,
+        generator=seeding.torch_stream(seed, "init"),
+    )
+
+
+def _capture(
+    epoch: int,
+    network: lenetpp.Centred,
+    optimizer: torch.optim.Optimizer,
+    outputs: Mapping[str, Mapping[str, Tensor]] | None,
+) -> Callable[[], State]:
+    """What `Epoch.state` calls. Random streams are not in it: each epoch derives its own from the seed."""
+
+    def state() -> State:
+        captured: State = {
+            "epoch": epoch,
+            "network": dict(network.description),
+            "weights": loop.copied(network.state_dict()),
+            "optimizer": loop.copied(optimizer.state_dict()),
+        }
+        if outputs is not None:
+            captured["outputs"] = {name: dict(sample) for name, sample in outputs.items()}
+        return captured
+
+    return state

@@ -18,9 +18,9 @@ from trainables.protocol import Epoch, Needed
 
 SMALL = {"width": 4, "epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
 """Fields that make any method small, where it has them."""
-NEEDED = "gradmix"
-"""Trains the network that a method asks for."""
-WITHOUT_RANDOMNESS = {"knn_osr"}
+NEEDED = {"knn_osr": "gradmix", "margin_scores": "margins"}
+"""Method -> what trains the network that it asks for."""
+WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores"}
 """Methods whose numbers the seed does not change."""
 
 
@@ -28,7 +28,7 @@ def small(method: str):
     """The method's default config, made small; what it needs likewise."""
     kinds = field_types(METHODS[method].config)
     fields = {name: value for name, value in SMALL.items() if name in kinds}
-    fields |= {name: Needed(NEEDED, small(NEEDED)) for name, kind in kinds.items() if kind is Needed}
+    fields |= {name: Needed(NEEDED[method], small(NEEDED[method])) for name, kind in kinds.items() if kind is Needed}
     return METHODS[method].config(**fields)
 
 
