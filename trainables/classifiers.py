@@ -248,7 +248,5 @@ def _chain(
     return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(count - 1)))
 
 
-def _conv(
-    inputs: int, outputs: int, side: int, stride: int = 1, *, groups: int = 1, bias: bool = False
-) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, side: int, stride: int = 1, *, groups: int = 1, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, groups=groups, bias=bias)

@@ -1,0 +1,345 @@
+"""R-Mix: golden numbers of the released code, the step written plainly from the equations, properties, bad input."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.trainables.toys import open_set
+from trainables import classifiers, rmix
+from trainables.config import ConfigError
+from trainables.protocol import Diverged
+from trainables.rmix import Config
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mixing"
+TINY = Config(width=4, epochs=2, batch=8)
+MIXES = ("vanilla", "mixup", "manifold", "cutmix", "saliencymix", "fmix", "resizemix", "gridmix", "rmix")
+
+
+def golden(name: str) -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: torch.from_numpy(np.array(file[key])) for key in file.files}
+
+
+def close(found, wanted) -> None:
+    torch.testing.assert_close(found, wanted.to(found.dtype), atol=1e-5, rtol=0)
+
+
+# Golden numbers
+
+
+class Released(nn.Module):
+    """The network of R1."""
+
+    def __init__(self, g):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(256, 7)
+        self.load_state_dict({name[6:].replace("_", ".", 1): value for name, value in g.items() if "model_" in name})
+
+    def forward(self, x):
+        return self.fc(F.avg_pool2d(torch.tanh(self.bn(self.conv(x))), 4).flatten(1))
+
+
+def test_saliency_and_maps_are_those_of_the_released_code():
+    g = golden("R1_rmix_saliency")
+    network = Released(g).train()
+    x = g["x"].requires_grad_()
+    logits = network(x)
+    loss = rmix.saliency_loss(logits, g["y"])
+    phi = rmix.saliency(torch.autograd.grad(loss, x)[0])
+    close(logits, g["logits_train_mode"])
+    close(loss, g["saliency_loss"])
+    close(phi, g["saliency_raw"])
+    torch.testing.assert_close(phi, g["saliency_raw"], atol=0, rtol=1e-3)
+    for kernel, name in ((8, "sal_pool_norm_k8"), (16, "sal_pool_norm_k16"), (4, "agent_saliency_norm_k4")):
+        close(rmix.normalised(rmix.pooled(phi, 32 // kernel)), g[name])
+    torch.testing.assert_close(rmix.pooled(phi, 8), g["original_saliency_pool_k4_unnormalised"], atol=0, rtol=1e-3)
+    close(rmix.normalised(rmix.pooled(phi, 4)), 64 * g["paper_order_k8"])
+    close(network.bn.running_mean, g["bn_running_mean_after"])
+    close(network.bn.running_var, g["bn_running_var_after"])
+
+
+def test_mixing_is_that_of_the_released_code():
+    g = golden("R2_rmix_mix_p4")
+    close(rmix.thresholds(g["saliency"], g["q"]), g["quantile"])
+    assert torch.equal(rmix.masks(g["saliency"], g["q"]), g["mask"])
+    x, y = rmix.rmix(g["x"], g["y"], g["saliency"], g["q"], g["lam"], g["perm"], 5)
+    close(x, g["mixed_x"])
+    close(y, g["mixed_y"])
+
+
+def test_losses_are_those_of_the_released_code():
+    g = golden("R5_rmix_losses")
+    close(rmix.soft_cross_entropy(g["logits"], g["soft_targets"]), g["soft_ce"])
+    close(rmix.binary_cross_entropy(g["logits"], g["soft_targets"]), g["bce_on_softmax"])
+
+
+# The maths, against loops and limits
+
+
+def test_thresholds_are_torchs_quantiles():
+    z = torch.rand(10, 4, 4, generator=torch.Generator().manual_seed(0))
+    z[3] = 0.25
+    for q in rmix.levels(10).tolist():
+        wanted = torch.stack([torch.quantile(each.flatten(), q) for each in z])
+        torch.testing.assert_close(rmix.thresholds(z, torch.full((10,), q)), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("p", "active"), [(2, (4, 3, 3, 3, 2, 2, 2, 1, 1, 1)), (4, (16, 14, 12, 11, 9, 7, 6, 4, 2, 1))]
+)
+def test_how_many_patches_are_salient_at_each_level(p, active):
+    z = torch.rand(1, p, p, generator=torch.Generator().manual_seed(1)).expand(10, p, p)
+    found = rmix.masks(z, torch.from_numpy(rmix.levels(10))).sum((1, 2))
+    assert tuple(found.int().tolist()) == active
+
+
+def test_levels_include_both_ends():
+    for count in (2, 5, 10, 16, 20):
+        grid = rmix.levels(count)
+        assert grid.dtype == np.float32
+        np.testing.assert_allclose(grid, [0.99 * i / (count - 1) for i in range(count)], rtol=1e-6)
+
+
+def test_a_map_of_zeros_is_uniform_and_wholly_salient():
+    z = rmix.normalised(torch.zeros(2, 4, 4))
+    assert torch.equal(z, torch.full((2, 4, 4), 1 / 16))
+    assert bool((rmix.masks(z, torch.tensor([0.0, 0.99])) == 1).all())
+
+
+def slow_mix(x, y, mask, lam, partner, classes):
+    """Eq 6 and 7, pixel by pixel."""
+    count, _, height, width = x.shape
+    size = height // mask.shape[1]
+    mixed, labels = torch.zeros_like(x), torch.zeros(count, classes)
+    for b in range(count):
+        other = int(partner[b])
+        for i in range(height):
+            for j in range(width):
+                mine, theirs = float(mask[b, i // size, j // size]), float(mask[other, i // size, j // size])
+                own, rest = (lam, 1 - lam) if mine == theirs else (mine, theirs)
+                mixed[b, :, i, j] = own * x[b, :, i, j] + rest * x[other, :, i, j]
+                labels[b, y[b]] += own / (height * width)
+                labels[b, y[other]] += rest / (height * width)
+    return mixed, labels
+
+
+@given(seed=st.integers(0, 1000), p=st.sampled_from([1, 2, 4, 8]), lam=st.floats(0, 1))
+@settings(max_examples=15, deadline=None)
+def test_mixing_is_equations_6_and_7(seed, p, lam):
+    random = torch.Generator().manual_seed(seed)
+    x, y = torch.rand(4, 2, 8, 8, generator=random), torch.randint(3, (4,), generator=random)
+    z, q = torch.rand(4, p, p, generator=random), torch.rand(4, generator=random)
+    partner = torch.randperm(4, generator=random)
+    found_x, found_y = rmix.rmix(x, y, z, q, lam, partner, 3)
+    wanted_x, wanted_y = slow_mix(x, y, rmix.masks(z, q), lam, partner, 3)
+    torch.testing.assert_close(found_x, wanted_x, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found_y, wanted_y, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found_y.sum(1), torch.ones(4), atol=1e-6, rtol=0)
+
+
+def test_percentile_zero_is_mixup_and_an_own_partner_changes_nothing():
+    random = torch.Generator().manual_seed(3)
+    x, y = torch.rand(6, 3, 8, 8, generator=random), torch.arange(6)
+    z, q, partner = torch.rand(6, 4, 4, generator=random), torch.rand(6, generator=random), torch.arange(5, -1, -1)
+    mixed, labels = rmix.rmix(x, y, z, torch.zeros(6), 0.3, partner, 6)
+    torch.testing.assert_close(mixed, 0.3 * x + 0.7 * x[partner])
+    torch.testing.assert_close(labels, 0.3 * torch.eye(6) + 0.7 * torch.eye(6)[partner])
+    mixed, labels = rmix.rmix(x, y, z, q, 0.3, y, 6)
+    assert torch.equal(mixed, x)
+    torch.testing.assert_close(labels, torch.eye(6))
+
+
+# A step
+
+
+def a_step(config, *, count=6, side=16, classes=4):
+    random = torch.Generator().manual_seed(5)
+    network = classifiers.classifier("preactresnet18", 4, 3, classes, random).train()
+    draws = rmix.draw(replace(config, batch=count), 0, 0, count, "cpu")
+    step = rmix.Step(
+        torch.randn(count, 3, side, side, generator=random),
+        torch.randint(classes, (count,), generator=random),
+        draws.partner_SB[0],
+        draws.q_SB[0],
+        draws.lam_SB[0],
+        float(draws.lam_S[0]),
+        draws.p_S[0],
+        True,
+        np.random.default_rng(0),
+    )
+    return network, step
+
+
+@pytest.mark.parametrize("clean", [0.0, 1.0])
+def test_a_step_is_the_two_passes_of_the_released_loop(clean):
+    """Clean pass, map, masks, mixed pass: with `backward` and `zero_grad` as there, and torch's own parts."""
+    network, step = a_step(TINY)
+    twin, _ = a_step(TINY)
+    config = replace(TINY, clean_weight=clean)
+    rmix.step_loss(config, network, step, 4)["loss"].backward()
+
+    x = step.x_BCHW.clone().requires_grad_()
+    F.cross_entropy(twin(x), step.labels_B).backward()
+    phi = (x.grad**2).mean(1).sqrt()
+    if not clean:
+        twin.zero_grad()
+    z = F.adaptive_avg_pool2d(phi, step.p)
+    z = z / z.sum((1, 2), keepdim=True)
+    cut = torch.stack([torch.quantile(one.flatten(), float(q)) for one, q in zip(z, step.q_B, strict=True)])
+    mask = (z >= cut.view(-1, 1, 1)).float()
+    mixed, labels = slow_mix(step.x_BCHW, step.labels_B, mask, step.lam, step.partner_B, 4)
+    F.cross_entropy(twin(mixed), labels).backward()
+
+    for one, other in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+    for one, other in zip(network.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def statistics(network):
+    return [part.running_mean.clone() for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+def test_the_saliency_pass_updates_batch_norm_as_asked():
+    after = {}
+    for mode in ("train", "eval", "frozen"):
+        network, step = a_step(TINY)
+        with rmix.batch_norm_mode(network, mode):
+            before, logits = statistics(network), network(step.x_BCHW)
+            changed = any(not torch.equal(a, b) for a, b in zip(before, statistics(network), strict=True))
+        after[mode] = logits
+        assert changed == (mode == "train")
+        assert all(p.training and p.track_running_stats for p in network.modules() if isinstance(p, nn.BatchNorm2d))
+    assert torch.equal(after["train"], after["frozen"])
+    assert not torch.allclose(after["train"], after["eval"])
+
+
+def test_manifold_mixup_at_the_input_is_mixup():
+    network, step = a_step(replace(TINY, mix="manifold"))
+    layer = {int(np.random.default_rng(seed).integers(3)): seed for seed in range(30)}
+    losses = {}
+    for after, seed in sorted(layer.items()):
+        at = replace(step, random=np.random.default_rng(seed))
+        losses[after] = float(rmix.step_loss(replace(TINY, mix="manifold"), network, at, 4)["loss"].detach())
+    mixup = float(rmix.step_loss(replace(TINY, mix="mixup"), network, step, 4)["loss"].detach())
+    assert set(losses) == {0, 1, 2}
+    assert losses[0] == pytest.approx(mixup, abs=1e-6)
+    assert len(set(losses.values())) == 3
+
+
+# Config and training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patches": ()}, "at least one number"),
+        ({"patches": (0,)}, "numbers of at least 1"),
+        ({"patches": (2, 2)}, "different numbers"),
+        ({"levels": 1}, "levels=1 is not allowed: levels must be at least 2"),
+        ({"alpha": 0.0}, "alpha must be above 0"),
+        ({"alpha": math.nan}, "alpha"),
+        ({"batch": 1}, "an image alone has no partner"),
+        ({"probability": 1.5}, "a probability"),
+        ({"mix": "cutmix", "lam_per": "sample"}, "one lam for the batch"),
+        ({"mix": "mixup", "clean_weight": 1.0}, "no saliency pass"),
+        ({"saliency_mode": "eval", "clean_weight": 1.0}, "saliency_mode"),
+        ({"mix": "puzzlemix"}, "mix must be one of"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"milestones": (200, 100)}, "milestones"),
+        ({"momentum": 0.0, "cycle_momentum": False}, "nesterov"),
+        ({"padding": -1}, "padding"),
+        ({"width": 0}, "width=0"),
+    ],
+)
+def test_a_bad_config_says_what_is_allowed(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(Config(), **changes)
+
+
+@pytest.mark.parametrize("patches", [(3,), (2, 32)])
+def test_patches_that_do_not_divide_the_images_say_which_do(patches):
+    with pytest.raises(ConfigError, match=r"does not divide images of 16 x 16 pixels.*1, 2, 4, 8, 16"):
+        next(rmix.train(replace(TINY, patches=patches), open_set(), seed=0, device="cpu"))
+
+
+def test_constants_for_three_channels_are_refused_on_grey_images():
+    with pytest.raises(ConfigError, match="have 1"):
+        next(rmix.train(replace(TINY, colour="released"), open_set(channels=1), seed=0, device="cpu"))
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_every_mix_trains_and_resumes_to_the_same_numbers(mix):
+    config = replace(TINY, mix=mix, loss="bce" if mix == "cutmix" else "ce")
+    data = open_set()
+    first, second = ((dict(e.metrics), e.state()) for e in rmix.train(config, data, seed=1, device="cpu"))
+    (again,) = (dict(e.metrics) for e in rmix.train(config, data, seed=1, device="cpu", resume=first[1]))
+    assert again == second[0]
+    assert second[0]["accuracy_best"] == max(first[0]["accuracy"], second[0]["accuracy"])
+    assert "fgsm_error" in second[0]
+    assert "fgsm_error" not in first[0]
+
+
+def test_mixes_train_different_networks():
+    data, config = open_set(), replace(TINY, epochs=1)
+    losses = {mix: next(rmix.train(replace(config, mix=mix), data, seed=0, device="cpu")).metrics for mix in MIXES}
+    assert len({metrics["loss"] for metrics in losses.values()}) == len(MIXES)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "multi_step", "milestones": (1,)},
+        {"schedule": "imagenet_fast", "decay_norms": False},
+        {"lam_per": "sample"},
+        {"quantile_per": "batch"},
+        {"partner": "flip"},
+        {"saliency_mode": "eval"},
+        {"saliency_mode": "frozen"},
+        {"clean_weight": 1.0},
+        {"cycle_momentum": False},
+        {"mix": "cutmix", "box": "real"},
+        {"probability": 0.0},
+    ],
+)
+def test_every_option_changes_the_training(changes):
+    base = replace(TINY, mix=changes.get("mix", "rmix"))
+    *_, plain = rmix.train(base, open_set(), seed=0, device="cpu")
+    *_, varied = rmix.train(replace(base, **changes), open_set(), seed=0, device="cpu")
+    assert plain.metrics["loss"] != varied.metrics["loss"]
+
+
+def test_a_network_learns_and_its_state_rebuilds_it():
+    data = open_set(per_class=24)
+    config = replace(TINY, mix="vanilla", epochs=8, learning_rate=0.05, flip=False, padding=0)
+    *_, last = rmix.train(config, data, seed=0, device="cpu")
+    assert last.metrics["accuracy"] > 0.9
+    state = last.state()
+    network = classifiers.rebuild(state["network"], state["weights"])
+    x, labels = next(rmix.classification.batches(data.test, "cpu", 500))
+    predicted = network(rmix.augment.normalise(x, data.mean, data.std)).argmax(1)
+    assert float((predicted == labels).double().mean()) == last.metrics["accuracy"]
+
+
+def test_weights_that_blow_up_are_reported():
+    config = replace(TINY, mix="vanilla", learning_rate=1e30, schedule="multi_step")
+    with pytest.raises(Diverged, match="In epoch"):
+        list(rmix.train(config, open_set(), seed=0, device="cpu"))
+
+
+def test_norms_and_biases_are_spared_where_asked():
+    network = classifiers.classifier("wrn16_8", 4, 3, 4, torch.Generator().manual_seed(0))
+    decayed, plain = rmix._optimizer(replace(TINY, decay_norms=False), network, "cpu").param_groups
+    assert {weight.dim() for weight in decayed["params"]} == {2, 4}
+    assert {weight.dim() for weight in plain["params"]} == {1}
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
+    (everything,) = rmix._optimizer(TINY, network, "cpu").param_groups
+    assert len(everything["params"]) == len(decayed["params"]) + len(plain["params"])
