@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 DIRECTION: Mapping[str, bool] = MappingProxyType(
     {
         "accuracy": True,
+        "accuracy_best": True,
+        "accuracy_top5": True,
+        "accuracy_top5_best": True,
         "aupr_in": True,
         "aupr_out": True,
         "auroc": True,
@@ -40,6 +43,9 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "confidence_known": True,
         "confidence_negative": True,
         "detection_accuracy": True,
+        "ece_10": False,
+        "ece_15": False,
+        "fgsm_error": False,
         "fpr_floor": False,
         "fpr_floor_negative": False,
         "intrinsic_dimension": True,
@@ -50,6 +56,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "loss_norm": False,
         "loss_simclr": False,
         "loss_supcon": False,
+        "nll": False,
         "norm_known": True,
         "norm_known_std": False,
         "norm_negative": False,
