@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -15,7 +15,6 @@ from tests.analysis import frames
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=9))
-@settings(deadline=None)
 def test_kendall_is_scipys(pairs: list[tuple[int, int]]) -> None:
     printed, ours = np.array(pairs, dtype=float).T
     expected = stats.kendalltau(printed, ours).statistic

@@ -296,7 +296,7 @@ def test_more_blocks_than_can_be_enumerated_repeat_to_the_last_digit() -> None:
 def test_a_study_of_the_catalogue_does_not_look_changed_when_it_is_not(name: str) -> None:
     """The plan's own configs, as records store them, are those that the audit expects."""
     study = catalogue.load(name)
-    for scale in study.scales:
+    for scale in (study.scales[0], study.scales[-1]):
         whole = plan(study, scale.name)
         configs = {trial.id: json.dumps(dict(trial.config), sort_keys=True) for trial in whole.trials}
         cells = {(cell.arm, cell.block.name): configs[cell.trial] for cell in whole.cells}

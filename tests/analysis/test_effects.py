@@ -162,7 +162,7 @@ def test_superiority_is_a_count(values: np.ndarray) -> None:
 
 
 @given(st.integers(1, 4), st.integers(0, 99))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_interquartile_mean_is_the_mean_of_the_middle_half(datasets: int, seed: int) -> None:
     scores = np.random.default_rng(seed).normal(size=(8, datasets))
     ordered = sorted(itertools.chain.from_iterable(scores.tolist()))

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import factorial
@@ -85,7 +85,6 @@ def slow_shares(means: np.ndarray) -> list[float]:
 
 
 @given(st.integers(2, 4), st.integers(2, 4), st.integers(0, 999))
-@settings(deadline=None)
 def test_variance_shares_are_the_slow_loop_and_add_to_one(rows: int, columns: int, seed: int) -> None:
     means = np.random.default_rng(seed).normal(size=(rows, columns))
     found = factorial.variance_shares(means)

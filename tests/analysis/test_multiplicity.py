@@ -15,7 +15,7 @@ SAME_THERE = {"holm": "holm", "hochberg": "simes-hochberg", "benjamini-hochberg"
 
 @pytest.mark.parametrize("name", SAME_THERE)
 @given(p=families)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_corrections_are_those_of_statsmodels(name: str, p: list[float]) -> None:
     expected = multipletests(p, method=SAME_THERE[name])[1]
     assert multiplicity.CORRECTIONS[name](p) == pytest.approx(expected, abs=1e-12)

@@ -62,13 +62,13 @@ def test_power_of_equivalence_is_owens_integral(n: int, sd: float, alpha: float,
 
 
 @given(st.integers(2, 40), st.floats(0.1, 3), st.floats(0.001, 0.2))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_at_the_margin_equivalence_is_found_at_most_alpha_often(n: int, sd: float, alpha: float) -> None:
     assert power.power_equivalence(n, 1.0, sd, alpha, effect=1.0) <= alpha + 1e-3
 
 
 @given(st.integers(2, 60), st.floats(0.01, 3), st.floats(0.01, 0.1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_more_blocks_and_less_noise_help(n: int, sd: float, alpha: float) -> None:
     more = power.power_difference(n + 5, 1.0, sd, alpha)
     assert more >= power.power_difference(n, 1.0, sd, alpha) - 1e-9

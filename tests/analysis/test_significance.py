@@ -131,7 +131,6 @@ def test_wilcoxon_is_the_printed_value() -> None:
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=2, max_size=20, unique=True), st.integers(0, 2**20))
-@settings(deadline=None)
 def test_wilcoxon_without_ties_is_scipys(sizes: list[int], signs: int) -> None:
     values = np.array([size * (1 if signs >> i & 1 else -1) for i, size in enumerate(sizes)], dtype=float)
     for side in ("two-sided", "greater", "less"):
@@ -140,7 +139,6 @@ def test_wilcoxon_without_ties_is_scipys(sizes: list[int], signs: int) -> None:
 
 
 @given(samples)
-@settings(deadline=None)
 def test_wilcoxon_with_ties_and_zeros_is_a_sign_flip_of_pratts_ranks(values: np.ndarray) -> None:
     ranks = stats.rankdata(np.abs(values))
     signed = np.where(values == 0, 0.0, ranks * np.sign(values))
@@ -216,7 +214,7 @@ def test_critical_difference_is_demsars() -> None:
 
 
 @given(st.lists(st.lists(st.integers(-5, 5), min_size=3, max_size=3), min_size=2, max_size=8))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_ranks_do_not_depend_on_scale_or_on_blocks_level(rows: list[list[int]]) -> None:
     table = np.array(rows, dtype=float)
     moved = np.exp(table / 5) * 3 + 10 * np.arange(len(rows))[:, None]
