@@ -39,6 +39,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trainables import imagenet_classes as imagenet
 from trainables import splits
 from trainables.arraystore import Stored, Writer, open_stored
 from trainables.config import check_types, nearest, require
@@ -244,6 +245,27 @@ PROTOCOLS: dict[str, Protocol] = {
         known=splits.TINY_P3_KNOWN,
         negative=splits.TINY_P3_NEGATIVE,
         unknown=splits.TINY_P3_UNKNOWN,
+        held_out=0.2,
+    ),
+    "imagenet-p1": Protocol(
+        source="imagenet-p1",
+        known=imagenet.P1_KNOWN,
+        negative=imagenet.P1_NEGATIVE,
+        unknown=imagenet.P1_UNKNOWN,
+        held_out=0.2,
+    ),
+    "imagenet-p2": Protocol(
+        source="imagenet-p2",
+        known=imagenet.P2_KNOWN,
+        negative=imagenet.P2_NEGATIVE,
+        unknown=imagenet.P2_UNKNOWN,
+        held_out=0.2,
+    ),
+    "imagenet-p3": Protocol(
+        source="imagenet-p3",
+        known=imagenet.P3_KNOWN,
+        negative=imagenet.P3_NEGATIVE,
+        unknown=imagenet.P3_UNKNOWN,
         held_out=0.2,
     ),
     "digits-closed": Protocol(source="digits", endless=True),

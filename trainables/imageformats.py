@@ -52,6 +52,8 @@ class Source:
     """Finds torchvision's files in a folder; None where there is only Parquet."""
     read: "Callable[[Source, tuple[Path, ...]], Iterator[Chunk]] | None" = None
     """Reads them."""
+    untrained: frozenset[str] = frozenset()
+    """Classes whose training images nobody wants, where a class is a folder."""
     download: "tuple[str, tuple[Mapping[str, Any], ...]] | None" = None
     """torchvision's class, and the arguments of each call that is needed; None where it cannot download."""
 
@@ -357,6 +359,39 @@ def read_tiny(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
         part = pairs[start : start + _ROWS]
         images = [_decoded(source, _bytes_of(image), str(image)) for image, _ in part]
         yield _stacked(source, images, str(part[0][0])), np.array([i for _, i in part], dtype=np.int64)
+
+
+def folders_layout(folder: Path) -> Files | None:
+    """ILSVRC-2012 with a folder for each class in `train` and in `val`."""
+    if (folder / "train").is_dir() and (folder / "val").is_dir():
+        return {"train": (folder / "train",), "test": (folder / "val",)}
+    return None
+
+
+def read_folders(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
+    """Images of the source's classes, each in a folder of its name: shorter side resized, then the middle square."""
+    part = files[0]
+    for number, name in enumerate(source.classes):
+        if part.name == "train" and name in source.untrained:
+            continue
+        paths = sorted(path for path in (part / name).glob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
+        if not paths:
+            raise DataError(f"{part / name} has no images. {source.title} needs this class: unpack the whole archive.")
+        for start in range(0, len(paths), _ROWS // 8):
+            some = paths[start : start + _ROWS // 8]
+            pixels = np.stack([_square(source, path) for path in some])
+            yield pixels, np.full(len(some), number, dtype=np.int64)
+
+
+def _square(source: Source, path: Path) -> np.ndarray:
+    from PIL import Image
+
+    image = Image.fromarray(_decoded(source, _bytes_of(path), str(path)))
+    scale = source.side / min(image.size)
+    width, height = (max(source.side, int(length * scale)) for length in image.size)
+    left, top = round((width - source.side) / 2), round((height - source.side) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + source.side, top + source.side)))
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -215,8 +215,8 @@ class Config:
     """r of heads on unit centres: hard = s (HFN), soft = ||phi|| (SFN). linear and logit are always soft."""
     margin: float = 0.0
     """m. [T] logit .3, cos .35, ang .5, sphere 1.2 (a factor)."""
-    margin_warm_up: int = 0
-    """Epochs over which m rises linearly from none to its value. [D] for I2."""
+    margin_warm_up: float = 0.0
+    """Share of the epochs over which m rises linearly from none to its value. [D] for I2."""
     detached: bool = True
     """Whether the margin's shift is held constant in the gradient. [C] yes."""
     scale: float | None = None
@@ -256,7 +256,7 @@ class Config:
         require(self.scale is None or 0 < self.scale < math.inf, self, "scale", "none, or above 0 and finite")
         require(0.5 <= self.probability < 1, self, "probability", "from 0.5 up to but not including 1")
         require(self.crop is None or self.crop >= 8, self, "crop", "none, or at least 8")
-        require(0 <= self.margin_warm_up < max(self.epochs, 1), self, "margin_warm_up", "at least 0 and below epochs")
+        require(0 <= self.margin_warm_up <= 1, self, "margin_warm_up", "a share of the epochs, between 0 and 1")
         require(self.evaluate_every >= 0, self, "evaluate_every", "at least 0")
         _check_head(self)
 
@@ -481,10 +481,11 @@ def check_margin(config: Config, classes: int, K: int) -> None:
 
 def ramped_margin(config: Config, epoch: int) -> float:
     """M in the epoch with index `epoch`, from 0: over the warm-up it rises linearly from no margin (for sphere, 1)."""
-    if epoch >= config.margin_warm_up:
+    length = config.margin_warm_up * config.epochs
+    if epoch >= length:
         return config.margin
     none = 1.0 if config.head == "sphere" else 0.0
-    return none + (config.margin - none) * epoch / config.margin_warm_up
+    return none + (config.margin - none) * epoch / length
 
 
 def augmented(config: Config, x_BCHW: Tensor, generator: torch.Generator) -> Tensor:

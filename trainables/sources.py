@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from trainables import imageformats as formats
+from trainables import imagenet_classes as imagenet
 from trainables.arraystore import locked
 from trainables.imageformats import Chunk, DataError, Files, Source
 
 log = logging.getLogger(__name__)
+
+Wnids = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,20 @@ def _emnist(split: str, classes: tuple[str, ...]) -> Source:
     )
 
 
+def _imagenet(known: Wnids, negative: Wnids, unknown: Wnids) -> Source:
+    """The classes of one protocol alone: all of ImageNet would be a quarter of a terabyte when decoded."""
+    return Source(
+        title="ImageNet (ILSVRC-2012)",
+        mode="RGB",
+        side=256,
+        classes=tuple(sorted({*known[0], *negative[0], *unknown[0]})),
+        folders=("imagenet", "ILSVRC2012", "ImageNet"),
+        layout=formats.folders_layout,
+        read=formats.read_folders,
+        untrained=frozenset(unknown[0]),
+    )
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(
         title="scikit-learn's digits",
@@ -270,6 +287,9 @@ SOURCES: dict[str, Source] = {
     "emnist-digits": _emnist("digits", _DIGITS),
     "emnist-mnist": _emnist("mnist", _DIGITS),
     "emnist-balanced": _emnist("balanced", _BALANCED),
+    "imagenet-p1": _imagenet(imagenet.P1_KNOWN, imagenet.P1_NEGATIVE, imagenet.P1_UNKNOWN),
+    "imagenet-p2": _imagenet(imagenet.P2_KNOWN, imagenet.P2_NEGATIVE, imagenet.P2_UNKNOWN),
+    "imagenet-p3": _imagenet(imagenet.P3_KNOWN, imagenet.P3_NEGATIVE, imagenet.P3_UNKNOWN),
     "omniglot": Source(title="Omniglot", mode="L", side=105, folders=("omniglot",), parts={"train": ("train",)}),
 }
 """Every data set, by the name that protocols use."""

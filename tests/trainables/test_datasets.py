@@ -371,6 +371,9 @@ def test_a_class_has_one_role_and_the_counts_are_the_specifications(name: str) -
         "toy-mnist": (10, 11, 11),
         "tinyimagenet-p2": (6, 7, 13),
         "tinyimagenet-p3": (24, 12, 34),
+        "imagenet-p1": (116, 67, 166),
+        "imagenet-p2": (30, 31, 55),
+        "imagenet-p3": (151, 97, 164),
     }
     protocol = PROTOCOLS[name]
     for roles in zip(protocol.known, protocol.negative, protocol.unknown, strict=True):
@@ -429,3 +432,26 @@ def test_omniglot_beside_mnist_is_bright_on_black_and_of_its_size(cache: Path) -
         assert data.others[name].pixels.shape[1:] == (28, 28, 1)
         assert 5 < data.others[name].pixels.mean() < 60
     assert not set(data.others["negative"].original.tolist()) & set(data.others["unknown"].original.tolist())
+
+
+def test_folders_of_images_become_middle_squares_of_the_wanted_classes(cache: Path, tmp_path: Path) -> None:
+    """ImageNet's folders in small: P2's classes, pictures of any shape; unknown classes need no training images."""
+    protocol = PROTOCOLS["imagenet-p2"]
+    trained = [*protocol.known[0], *protocol.negative[0]]
+    for part, count, names in (("train", 5, trained), ("val", 1, [*trained, *protocol.unknown[0]])):
+        for place, name in enumerate(names):
+            folder = tmp_path / "imagenet" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                canvas = np.zeros((20, 40, 3), dtype=np.uint8)
+                canvas[:, 10:30] = place + number
+                Image.fromarray(canvas).save(folder / f"{number}.png")
+    data = open_data(DataSpec(protocol="imagenet-p2", side=16), cache=tmp_path / "cache", source=tmp_path)
+    assert data.classes == protocol.known[0]
+    assert len(data.train.labels) == 120
+    assert len(data.others["negative_train"].labels) == 124
+    assert {name: len(data.others[name].labels) for name in ("unknown", "negative")} == {"unknown": 55, "negative": 31}
+    assert data.test.labels.tolist() == list(range(30))
+    # The middle square of 20 x 40 is the painted one, and paint tells the class.
+    assert [int(image[8, 8, 0]) for image in data.test.pixels] == list(range(30))
+    assert int(data.test.pixels[7].min()) == int(data.test.pixels[7].max()) == 7
