@@ -23,7 +23,7 @@ from ablate.executors import Cluster, Executor, InProcess, Resources, Unavailabl
 from ablate.executors import Refused as Refused
 from ablate.home import Home
 from ablate.lock import Locked, hold
-from ablate.log import Entry, Log, Record, ledger
+from ablate.log import Entry, Log, Record, launched, ledger
 from ablate.plan import Plan, Trial
 from ablate.worker import Job
 
@@ -106,6 +106,7 @@ def run(plan: Plan, options: Options, watch: Callable[[Event], None] = lambda _e
             if wanted:
                 return _drive(plan, options, wanted, watch)
             _check_sinks(options)
+            _note_launch(plan, options)
             return _result(plan, options.home)
         except KeyboardInterrupt:
             return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
@@ -134,7 +135,10 @@ def _drive(plan: Plan, options: Options, wanted: tuple[str, ...], watch: Callabl
         from ablate.dispatch import Dispatch
 
         desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options))
-        slots = executor.slots()
+        try:
+            slots = executor.slots()
+        except Unavailable as error:
+            raise Refused(str(error)) from error
         log = Log(options.home.log(plan.sweep))
         try:
             log.append("sweep", **_launch(plan, options))
@@ -212,6 +216,19 @@ def _launch(plan: Plan, options: Options) -> dict[str, Any]:
         "command": options.command,
         "provenance": provenance.collect(),
     }
+
+
+def _note_launch(plan: Plan, options: Options) -> None:
+    """Other studies trained it all: the log still says that this sweep is wanted, for `status`, `report` and `sync`."""
+    form, before = _launch(plan, options), launched(options.home, plan.sweep)
+    if before is not None and all(before[key] == form[key] for key in ("study", "scale", "arms", "blocks")):
+        return
+    log = Log(options.home.log(plan.sweep))
+    try:
+        log.append("sweep", **form)
+        log.append("left", how="done")
+    finally:
+        log.close()
 
 
 def _job(plan: Plan, options: Options) -> Job:

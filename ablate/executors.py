@@ -26,8 +26,8 @@ Take = Callable[[], Hand | None]
 
 LATER_S = 0.2
 """Pause before asking again when all that is left is trained by another sweep's workers."""
-START_S = 180.0
-"""Ray starts within about 3 s; on a busy machine or a far cluster it may take long."""
+START_S = 900.0
+"""Ray starts within about 3 s; on a machine whose cores others hold it was seen to take minutes."""
 STOP_S = 5.0
 RESTARTS = 3
 """How often Ray is started again without a trial having ended in between."""
@@ -284,5 +284,5 @@ def _environment(address: str | None) -> dict[str, str]:
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     if address is None:
-        ours["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+        ours["RAY_worker_niceness"] = "0"  # Ray's 15 lets a trial starve beside whatever else the machine does
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours

@@ -23,7 +23,7 @@ import ray
 
 from ablate import processes
 from ablate.executors import LATER_S, Resources
-from ablate.worker import Hand, Job, Message, play
+from ablate.worker import Hand, Job, Message, play, preload
 
 STEP_S = 0.5
 """A worker reports when it has something to say and so much time has passed since it did."""
@@ -43,10 +43,17 @@ def main(connection_fd: int, lifeline_fd: int) -> None:
     try:
         _start(address, session)
         slots = _slots(resources)
-    except (TooLittle, ConnectionError, RuntimeError) as error:
+    except TooLittle as error:
         connection.send(("refused", str(error)))
         return
+    except (ConnectionError, TimeoutError) as error:
+        if address is None:
+            raise
+        connection.send(("refused", f"the Ray cluster at {address} cannot be reached: {error}"))
+        return
     connection.send(("ready", slots))
+    if address is None:
+        _warm(job, resources, slots)
     importing.join()
     _fit(connection, job, resources, slots, folder)
     connection.send(("finished", None))
@@ -92,6 +99,16 @@ def _slots(resources: Resources) -> int:
         if wanted > 0:
             fit.append(int(have / wanted + 1e-6))
     return max(1, min([*fit, resources.slots or sys.maxsize]))
+
+
+def _warm(job: Job, resources: Resources, slots: int) -> None:
+    """Lets the first workers import what they will need while Tune gets ready here.
+
+    Each of these tasks holds a trial's resources, so Tune's actors begin when they are through, in the same processes.
+    """
+    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)(preload)
+    for _ in range(slots):
+        task.remote(tuple(job.code), job.origin)
 
 
 def _fit(connection: Connection, job: Job, resources: Resources, slots: int, folder: Path) -> None:

@@ -3,6 +3,7 @@
 The same generator runs in the driver's process (`--local`) and in Ray's: whoever pulls it decides when.
 """
 
+import contextlib
 import math
 import socket
 import sys
@@ -276,6 +277,13 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or memory:
         return "out_of_memory"
     return "error"
+
+
+def preload(methods: tuple[str, ...], origin: str) -> None:
+    """Imports what trials of those methods need. What fails here fails again in a trial, where it is said."""
+    with contextlib.suppress(Exception):
+        for name in methods:
+            _method(name, origin)
 
 
 @lru_cache(maxsize=32)

@@ -28,8 +28,7 @@ def desk(tmp_path):
 
 def done(trial, seconds=0.01):
     epochs = ({"epoch": 1, "seconds": seconds, "metrics": {"auroc": 1.0, "loss": 0.0}},)
-    fields = dict(trial=trial.id, method=trial.method, config=trial.config, data=trial.data, seed=trial.seed)
-    return Record(**fields, state="done", epochs=epochs, seconds=seconds)
+    return Record(trial.id, trial.method, trial.config, trial.data, trial.seed, "done", epochs=epochs, seconds=seconds)
 
 
 def play(desk, hand):
