@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ablate import doctor, terminal
-from ablate.commands import listing, reproduce, resume, run, show, status, sync, ui
+from ablate.commands import compare, listing, reproduce, resume, run, show, status, sync, ui
 from ablate.commands import report as report_command
 from ablate.log import CorruptLog
 from ablate.request import UsageError
@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "resume": (resume, "go on with a sweep as it was last launched"),
     "status": (status, "what is done, failed, running and stale; reads files only"),
     "report": (report_command, "table and report of what is there"),
+    "compare": (compare, "several sweeps or homes side by side"),
     "sync": (sync, "rebuild MLflow and Optuna from the log"),
     "reproduce": (reproduce, "run one recorded trial again and compare bit for bit"),
     "ui": (ui, "browse every run in MLflow"),

@@ -12,6 +12,7 @@ class Home:
 
     @property
     def logs(self) -> Path:
+        """Of all sweeps."""
         return self.root / "log"
 
     def log(self, sweep: str) -> Path:
@@ -32,9 +33,11 @@ class Home:
         return self.root / "data"
 
     def frames(self, sweep: str) -> Path:
+        """Parquet of one sweep."""
         return self.root / "frames" / sweep
 
     def report(self, sweep: str) -> Path:
+        """Page, figures and tables of one sweep."""
         return self.root / "reports" / sweep
 
     @property
@@ -44,6 +47,7 @@ class Home:
 
     @property
     def mlflow_artifacts(self) -> Path:
+        """Reports and figures as MLflow keeps them."""
         return self.root / "mlflow-artifacts"
 
     @property

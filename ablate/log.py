@@ -59,6 +59,9 @@ class Entry:
     """What the logs of a home say of one trial."""
 
     record: Record | None = None
+    """The latest end that any sweep of the home logged."""
+    logged: float = 0.0
+    """When that was, by the log's clock."""
     attempts: int = 0
     started: float = 0.0
     progress: list[Mapping[str, Any]] = field(default_factory=list)
@@ -76,7 +79,9 @@ class Log:
     def append(self, kind: str, *, durable: bool = True, **fields: Any) -> None:
         """Writes one line whole; returns when it is on disk (`durable`) or with the kernel."""
         line = json.dumps({"kind": kind, "time": time.time()} | fields, separators=(",", ":"), default=_plain)
-        os.write(self._file, line.encode() + b"\n")
+        left = memoryview(line.encode() + b"\n")
+        while left:  # a full disk takes part of a line, and raises at the next call
+            left = left[os.write(self._file, left) :]
         if durable:
             self.sync()
 
@@ -155,8 +160,9 @@ def note(entries: dict[str, Entry], line: Mapping[str, Any]) -> None:
         # After a resume epochs repeat from the last checkpoint on.
         first = line["epochs"][0]["epoch"]
         entry.progress = [epoch for epoch in entry.progress if epoch["epoch"] < first] + list(line["epochs"])
-    elif line["kind"] == "ended":
-        record = line["record"]
+    elif line["kind"] == "ended" and line["time"] >= entry.logged:
+        # Files are read one after another: a sweep's newer end counts, whatever its name.
+        record, entry.logged = line["record"], line["time"]
         entry.record = Record(**(record | {"epochs": tuple(record["epochs"]), "notes": tuple(record.get("notes", ()))}))
 
 
