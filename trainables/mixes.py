@@ -149,7 +149,7 @@ def fmix_mask(lam: float, noise: NDArray[np.float64], size: tuple[int, int], *, 
     rows_H1, columns_F = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[: width // 2 + 1]
     frequency_HF = np.sqrt(rows_H1**2 + columns_F**2)
     spectrum = noise / np.maximum(frequency_HF, 1 / max(size))[:, :, None] ** FMIX_DECAY
-    picture_HW = np.fft.irfftn(spectrum[0] + 1j * spectrum[1], size)
+    picture_HW = np.fft.irfftn(spectrum[0] + 1j * spectrum[1], size, axes=(0, 1))
     count = math.ceil(lam * height * width) if up else math.floor(lam * height * width)
     mask = np.zeros(height * width, dtype=np.float32)
     mask[picture_HW.ravel().argsort()[::-1][:count]] = 1

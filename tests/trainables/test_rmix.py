@@ -314,7 +314,7 @@ def test_every_option_changes_the_training(changes):
     base = replace(TINY, mix=changes.get("mix", "rmix"))
     *_, plain = rmix.train(base, open_set(), seed=0, device="cpu")
     *_, varied = rmix.train(replace(base, **changes), open_set(), seed=0, device="cpu")
-    assert plain.metrics["loss"] != varied.metrics["loss"]
+    assert plain.metrics != varied.metrics
 
 
 def test_a_network_learns_and_its_state_rebuilds_it():

@@ -1,0 +1,89 @@
+"""Classifiers: parameter counts of the released code, mixing between stages, weights from a generator alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trainables import classifiers
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mixing"
+COUNTED = {
+    "preactresnet18": "parn18",
+    "wrn16_8": "wrn16_8",
+    "wrn28_10": "wrn28_10",
+    "resnext29_4x24": "rnx29_4_24",
+}
+every_network = pytest.mark.parametrize("name", classifiers.CLASSIFIERS)
+
+
+def small(name, seed=0):
+    return classifiers.classifier(name, 8, 3, 5, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("name", "key"), COUNTED.items())
+def test_parameters_are_as_many_as_in_the_released_networks(name, key):
+    with torch.device("meta"):
+        network = classifiers.CLASSIFIERS[name][0](64, 3, 100)
+    with np.load(GOLDEN / "R8_param_counts.npz") as g:
+        assert sum(weight.numel() for weight in network.parameters()) == int(g[key])
+
+
+def test_resnet50_has_torchvisions_parameters():
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        ours, theirs = classifiers.CLASSIFIERS["resnet50"][0](64, 3, 1000), resnet50()
+    assert sorted(tuple(w.shape) for w in ours.parameters()) == sorted(tuple(w.shape) for w in theirs.parameters())
+
+
+@every_network
+def test_a_seed_gives_one_network_and_reads_no_global_generator(name):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one, same, other = small(name), small(name), small(name, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(one(x), same(x))
+    assert not torch.equal(one(x), other(x))
+    again = classifiers.rebuild(one.description, one.state_dict())
+    assert torch.equal(again(x), one.eval()(x))
+
+
+@every_network
+def test_mixing_happens_after_the_stage_that_is_named(name):
+    network = small(name).eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def mixing(a):
+        seen.append(tuple(a.shape))
+        return a.flip(0)
+
+    for after in range(len(network.stages) + 1):
+        torch.testing.assert_close(network(x, mixing, after), network(x).flip(0))
+    assert seen[0] == (2, 3, 32, 32)
+    assert len({shape[1:] for shape in seen}) == len(network.stages) + 1
+
+
+@torch.no_grad()
+def test_first_weights_follow_each_papers_law():
+    plain = classifiers.classifier("preactresnet18", 64, 3, 10, torch.Generator().manual_seed(0))
+    weight = plain.stages[0][0].conv1.weight
+    assert float(weight.abs().max()) == pytest.approx((64 * 9) ** -0.5, rel=1e-3)
+    resnext = classifiers.classifier("resnext29_4x24", 64, 3, 10, torch.Generator().manual_seed(0))
+    block = resnext.stages[0][0]
+    assert float(block.conv2.weight.std()) == pytest.approx((2 / (9 * 96)) ** 0.5, rel=0.05)
+    assert float(resnext.linear.weight.std()) == pytest.approx((2 / 1024) ** 0.5, rel=0.05)
+    imagenet = classifiers.classifier("resnet50", 16, 3, 10, torch.Generator().manual_seed(0))
+    assert float(imagenet.linear.weight.std()) == pytest.approx(0.01, rel=0.05)
+    blocks = [part for part in imagenet.modules() if isinstance(part, classifiers.BottleneckBlock)]
+    assert all(float(block.bn3.weight.abs().sum()) == 0 for block in blocks)
+
+
+def test_the_wide_resnets_last_norm_forgets_fast():
+    norms = [part.momentum for part in small("wrn16_8").modules() if isinstance(part, nn.BatchNorm2d)]
+    assert norms[-1] == 0.9
+    assert set(norms[:-1]) == {0.1}
