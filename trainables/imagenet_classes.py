@@ -9,7 +9,7 @@ So greyhounds are racers, domestic cats domestic animals, game birds game, miniv
 
 Deviations:
 1. Among P1's 166 unknown devices and foods, and P3's unknown clothes and vegetables, a few are not the authors' own:
-   which hypernym their reader keeps is not printed. Their published list of P1's test images was looked at in places. Of
+   which hypernym their reader keeps is not printed. Their published list of P1's test images was read in places. Of
    ours it lacks n03085013, n04162706, n04179913 and one class between n04040759 and n04118776; it has four others, one
    below n03017168 and three above n04275548. The numbers of classes are theirs, and P2 agrees as far as it was read.
 """
