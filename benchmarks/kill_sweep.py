@@ -4,7 +4,8 @@
 
 Kills, in turn and at seeded moments: the driver's whole process group, one Ray worker, Ray's raylet, Ray's GCS. After
 each kill of the driver nothing of it may live on. At the end: the frame equals that of an undisturbed in-process sweep
-bit for bit (volatile columns aside), every trial ended once in the log, Optuna's storage has each once, none RUNNING.
+bit for bit (volatile columns aside), every trial ended once in the log, Optuna's storage and MLflow have each once and
+none RUNNING.
 
 Only processes that descend from the driver started here are killed.
 """
@@ -56,13 +57,14 @@ def study(trials: int, epochs: int = 6, pause: float = 0.02) -> Study:
     return walks.study("kills", arms, blocks=trials // 8)
 
 
-def drive(home: Path, trials: int, optuna: bool) -> Result:
+def drive(home: Path, trials: int, sinks: bool) -> Result:
     """One driver, in this process."""
     place = Home(home)
-    return run(plan(study(trials), "smoke"), Options(home=place, optuna=place.optuna if optuna else None))
+    options = Options(home=place, optuna=place.optuna, mlflow=place.mlflow) if sinks else Options(home=place)
+    return run(plan(study(trials), "smoke"), options)
 
 
-def disturb(home: Home, whole: Plan, kills: int, seed: int, *, optuna: bool = True, limit_s: float = 1800.0) -> Story:
+def disturb(home: Home, whole: Plan, kills: int, seed: int, *, sinks: bool = True, limit_s: float = 1800.0) -> Story:
     """Starts drivers until the sweep is done, and kills so often.
 
     Raises:
@@ -72,7 +74,7 @@ def disturb(home: Home, whole: Plan, kills: int, seed: int, *, optuna: bool = Tr
     deadline = time.monotonic() + limit_s
     victims = [VICTIMS[k % len(VICTIMS)] for k in range(kills)]
     while True:
-        driver = _start(home, len(whole.trials), optuna)
+        driver = _start(home, len(whole.trials), sinks)
         story.starts += 1
         while driver.poll() is None:
             assert time.monotonic() < deadline, f"not done in {limit_s:g} s: {story}"
@@ -87,11 +89,11 @@ def disturb(home: Home, whole: Plan, kills: int, seed: int, *, optuna: bool = Tr
         assert driver.returncode == -signal.SIGKILL, (driver.returncode, _said(home))
 
 
-def _start(home: Home, trials: int, optuna: bool) -> subprocess.Popen[bytes]:
+def _start(home: Home, trials: int, sinks: bool) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "benchmarks.kill_sweep", "--drive", str(home.root), "--trials", str(trials)]
     with (home.root / "driver.output").open("ab") as output:
         return subprocess.Popen(
-            command + (["--optuna"] if optuna else []),
+            command + (["--sinks"] if sinks else []),
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -131,7 +133,7 @@ def _kill(driver: subprocess.Popen[bytes], victim: str, chance: random.Random, s
     return True
 
 
-def _gone(family: list[processes.Process], limit_s: float = 15.0) -> float:
+def _gone(family: list[processes.Process], limit_s: float = 60.0) -> float:
     """Seconds until all of those processes are gone."""
     begun = time.monotonic()
     while left := [process for process in family if processes.look(process.pid) is not None]:
@@ -160,7 +162,7 @@ def _said(home: Home) -> str:
     return (home.root / "driver.output").read_text()[-3000:]
 
 
-def check(disturbed: Home, undisturbed: Home, whole: Plan, *, optuna: bool = True) -> None:
+def check(disturbed: Home, undisturbed: Home, whole: Plan, *, sinks: bool = True) -> None:
     """Nothing lost, nothing twice, the same bits, nothing left RUNNING.
 
     Raises:
@@ -182,8 +184,9 @@ def check(disturbed: Home, undisturbed: Home, whole: Plan, *, optuna: bool = Tru
         volatile = [column for column in left.columns if column in (*VOLATILE, *REPOSITORY)]
         assert len(left) > 0
         pd.testing.assert_frame_equal(left.drop(columns=volatile), right.drop(columns=volatile), check_exact=True)
-    if optuna:
+    if sinks:
         _check_optuna(disturbed, whole, wanted)
+        _check_mlflow(disturbed, wanted)
 
 
 def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
@@ -197,6 +200,20 @@ def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
     assert states == {optuna.trial.TrialState.COMPLETE}, states
 
 
+def _check_mlflow(home: Home, wanted: set[str]) -> None:
+    from mlflow.entities import ViewType
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(home.mlflow)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, run_view_type=ViewType.ACTIVE_ONLY, max_results=50_000)
+    children = Counter(run.data.tags["trial"] for run in runs if "trial" in run.data.tags)
+    assert set(children) == wanted, "MLflow's trials are not the log's"
+    assert set(children.values()) == {1}, "a trial is twice in MLflow"
+    assert len(runs) == len(wanted) + 1, f"{len(runs) - len(wanted)} parents in MLflow"
+    assert {run.info.status for run in runs} == {"FINISHED"}, Counter(run.info.status for run in runs)
+
+
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,10 +222,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--home", type=Path, help="kept; default: a temporary one")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--optuna", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--sinks", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.drive:
-        result = drive(args.drive, args.trials, args.optuna)
+        result = drive(args.drive, args.trials, args.sinks)
         print(result.message)
         sys.exit(0 if not result.pending and not result.failed else 1)
     root = args.home or Path(tempfile.mkdtemp(prefix="kill-sweep-"))

@@ -35,4 +35,4 @@ def test_the_check_sees_a_difference(tmp_path):
     assert '"loss":' in text
     path.write_text(text.replace('"loss":', '"loss":1', 1))
     with pytest.raises(AssertionError, match="different"):
-        kill_sweep.check(one, other, whole, optuna=False)
+        kill_sweep.check(one, other, whole, sinks=False)
