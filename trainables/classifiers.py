@@ -43,7 +43,8 @@ class PreActBlock(nn.Module):
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         h_BCHW = F.relu(self.bn1(x_BCHW))
         short_BCHW = x_BCHW if self.shortcut is None else self.shortcut(h_BCHW)
-        return self.conv2(F.relu(self.bn2(self.conv1(h_BCHW)))) + short_BCHW
+        out_BCHW: Tensor = self.conv2(F.relu(self.bn2(self.conv1(h_BCHW)))) + short_BCHW
+        return out_BCHW
 
 
 class WideBlock(nn.Module):
@@ -61,7 +62,8 @@ class WideBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         h_BCHW = self.conv1(F.relu(self.bn1(x_BCHW)))
-        return self.conv2(F.relu(self.bn2(h_BCHW))) + self.shortcut(x_BCHW)
+        out_BCHW: Tensor = self.conv2(F.relu(self.bn2(h_BCHW))) + self.shortcut(x_BCHW)
+        return out_BCHW
 
 
 class BottleneckBlock(nn.Module):
@@ -113,7 +115,8 @@ class Classifier(nn.Module):
             x_BCHW = stage(x_BCHW)
             if mixing is not None and after == number:
                 x_BCHW = mixing(x_BCHW)
-        return self.linear(self.last(x_BCHW).mean((2, 3)))
+        logits_BK: Tensor = self.linear(self.last(x_BCHW).mean((2, 3)))
+        return logits_BK
 
 
 def _preact_resnet18(width: int, channels: int, classes: int) -> Classifier:

@@ -328,12 +328,14 @@ def draw(config: Config, seed: int, epoch: int, images: int, device: str) -> Dra
     lam = seeding.numpy_stream(seed, f"lam/{epoch}").beta(config.alpha, config.alpha, (steps, count))
     p = seeding.numpy_stream(seed, f"p/{epoch}").integers(len(config.patches), size=steps)
     mixed = seeding.numpy_stream(seed, f"mixed/{epoch}").random(steps) < config.probability
-    drawn = (order, partner, q, torch.from_numpy(lam).float())
     return Draws(
-        *(values.to(device, non_blocking=True) for values in drawn),
-        lam[:, 0],
-        tuple(config.patches[index] for index in p),
-        tuple(mixed.tolist()),
+        order_SB=order.to(device, non_blocking=True),
+        partner_SB=partner.to(device, non_blocking=True),
+        q_SB=q.to(device, non_blocking=True),
+        lam_SB=torch.from_numpy(lam).float().to(device, non_blocking=True),
+        lam_S=lam[:, 0],
+        p_S=tuple(config.patches[index] for index in p),
+        mixed_S=tuple(mixed.tolist()),
     )
 
 
@@ -439,7 +441,8 @@ def _logits(
     after: int = 0,
 ) -> Tensor:
     with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        return network(x_BCHW, mixing, after).float()
+        logits_BK: Tensor = network(x_BCHW, mixing, after)
+    return logits_BK.float()
 
 
 @contextlib.contextmanager
@@ -528,12 +531,16 @@ def _check_images(config: Config, shape: Sequence[int]) -> None:
 
 
 def _optimizer(config: Config, network: nn.Module, device: str) -> torch.optim.Optimizer:
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for part in network.modules():
         for name, weight in part.named_parameters(recurse=False):
             spared = isinstance(part, nn.BatchNorm2d) or name == "bias"
             (plain if spared and not config.decay_norms else decayed).append(weight)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
