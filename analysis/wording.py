@@ -19,7 +19,7 @@ SELECTION = {
 CORRECTION = {
     "holm": "corrected over each declared family by Holm's method",
     "hochberg": "corrected over each declared family by Hochberg's method",
-    "benjamini-hochberg": "corrected over each declared family by Benjamini and Hochberg's method (false discovery rate)",
+    "benjamini-hochberg": "corrected over each declared family by Benjamini and Hochberg's method (false discoveries)",
     "none": "not corrected for several comparisons",
 }
 

@@ -10,7 +10,7 @@ All arms of a size share blocks and settings, so a loss that several studies con
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from search_spaces.study import Arm, Block, Contrast, Outcome, Published, Scale, Source, Study
 from trainables.margin_scores import Config as Scoring
@@ -273,7 +273,7 @@ VALUE = study(
 # --- T3: scale -------------------------------------------------------------------------------------------------------
 
 PROBABILITIES = (0.9, 0.99, 0.999, 0.9999, 0.999995)
-SCALES: tuple[tuple[str, Mapping[str, float]], ...] = (
+SCALES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     *((f"p{p:g}", {"probability": p}) for p in PROBABILITIES),
     *((f"s{s:g}", {"scale": s}) for s in (30.0, 64.0)),
 )
@@ -414,7 +414,7 @@ DIM_LOSSES = ("entropic", "cos_eos", "cos_os")
 
 def at_width(loss: str, K: Any) -> Config:
     """In two dimensions the margin is the thesis's for them: 0.35 does not fit ten centres on a circle."""
-    fields = {"margin": 0.15} if K == 2 and loss != "entropic" else {}
+    fields: dict[str, Any] = {"margin": 0.15} if K == 2 and loss != "entropic" else {}
     return named(loss, features=K, **fields)
 
 
@@ -500,6 +500,11 @@ FLAGS = study(
     notes=("All arms are Cos-OS.", "At paper scale half of the blocks have EMNIST's digits, half MNIST's.", BLANK),
 )
 
+SCORES: tuple[tuple[Literal["softmax", "logit", "norm"], str], ...] = (
+    ("softmax", "max p"),
+    ("logit", "max logit"),
+    ("norm", "norm times max p"),
+)
 SCORED = ("softmax", "cosface", "cosface_sfn", "entropic", "objectosphere", "cos_os", "cos_eos")
 SCORE_ARMS = tuple(
     Arm(
@@ -508,9 +513,7 @@ SCORE_ARMS = tuple(
         config=Scoring(network=Needed("margins", named(loss)), score=score),
         factors={"loss": loss, "score": score},
     )
-    for loss, (score, label) in product(
-        SCORED, (("softmax", "max p"), ("logit", "max logit"), ("norm", "norm times max p"))
-    )
+    for loss, (score, label) in product(SCORED, SCORES)
 )
 SCORE = study(
     "margins_score",

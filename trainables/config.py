@@ -1,9 +1,11 @@
 """Checks that every method's `Config` makes at construction, and the reading of one field from text.
 
 A config is a frozen, keyword-only dataclass of plain values: bool, int, float, str, None, `Literal`, tuples of these,
-and `Needed`. Types are checked against the annotations, so that `width="64"` or `flip="False"` never trains a wrong arm.
+and `Needed`. Types are checked against the annotations, so that `width="64"` or `flip="False"` never trains a wrong
+arm.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -125,10 +127,8 @@ def parse_setting(config_type: type, text: str) -> tuple[str, Any]:
 
 
 def _readings(raw: str) -> typing.Iterator[Any]:
-    try:
+    with contextlib.suppress(ValueError):
         yield _tupled(json.loads(raw))
-    except ValueError:
-        pass
     lowered = raw.strip().lower()
     if lowered in ("none", "true", "false"):
         yield {"none": None, "true": True, "false": False}[lowered]

@@ -45,7 +45,8 @@ class LeNetPP(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Deep features (B, K)."""
-        return self.bottleneck(self.stages(x_BCHW).flatten(1))
+        phi_BK: Tensor = self.bottleneck(self.stages(x_BCHW).flatten(1))
+        return phi_BK
 
 
 class SmallResNet(nn.Module):
@@ -58,7 +59,8 @@ class SmallResNet(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Deep features (B, K)."""
-        return self.bottleneck(self.encoder(x_BCHW)[0])
+        phi_BK: Tensor = self.bottleneck(self.encoder(x_BCHW)[0])
+        return phi_BK
 
 
 class Centred(nn.Module):
@@ -143,8 +145,9 @@ def _built(description: Mapping[str, Any]) -> Centred:
         else:
             from torchvision.models import resnet
 
-            body = getattr(resnet, d["network"])()
-            body.fc = nn.Linear(body.fc.in_features, d["features"], bias=d["bias"])
+            whole = getattr(resnet, d["network"])()
+            whole.fc = nn.Linear(whole.fc.in_features, d["features"], bias=d["bias"])
+            body = whole
         return Centred(body, d["features"], d["classes"], d)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from trainables import metrics, oscr
 from trainables.config import check_types
-from trainables.datasets import Data
+from trainables.datasets import NEGATIVE, UNKNOWN, Data
 from trainables.protocol import Epoch, Needed, State
 
 Score = Literal["softmax", "logit", "norm"]
@@ -99,7 +99,7 @@ def measure(outputs: Outputs, score: Score) -> dict[str, float]:
     known_N = labels_N >= 0
     found = {"accuracy": oscr.accuracy(score_NC, labels_N), "saturated": oscr.saturated(p_NC)}
     largest_N = score_NC.max(axis=1)
-    for group, label in (("unknown", oscr.UNKNOWN), ("negative", oscr.NEGATIVE)):
+    for group, label in (("unknown", UNKNOWN), ("negative", NEGATIVE)):
         if group not in present:
             continue
         suffix = "" if group == "unknown" else "_negative"
@@ -111,7 +111,7 @@ def measure(outputs: Outputs, score: Score) -> dict[str, float]:
 
 
 def _confidence(p_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    rows = labels_N != oscr.UNKNOWN
+    rows = labels_N != UNKNOWN
     known, _, negative, count = oscr.confidence(p_NC[rows], labels_N[rows])
     return {"confidence_known": known} | ({"confidence_negative": negative} if count else {})
 

@@ -140,7 +140,8 @@ def entropic_open_set(z_BC: Tensor, labels_B: Tensor, negative_weight: float = 1
     """EOS: mean over all rows of -log p_y (known), or negative_weight * -(1 / C) sum_c log p_c (negative)."""
     negative_B1 = (labels_B < 0).to(z_BC.dtype)[:, None]
     target_BC = own_class(labels_B, z_BC) + negative_B1 * (negative_weight / z_BC.shape[1])
-    return -(target_BC * F.log_softmax(z_BC, dim=1)).sum() / len(z_BC)
+    total: Tensor = (target_BC * F.log_softmax(z_BC, dim=1)).sum()
+    return -total / len(z_BC)
 
 
 def ring(phi_BK: Tensor, s: float) -> Tensor:
@@ -346,7 +347,7 @@ def logits(
         m: the margin in force; None: the config's.
     """
     m = config.margin if m is None else m
-    if config.head in ("linear", "logit"):
+    if config.head == "linear" or config.head == "logit":  # spelt out for the type checker, which narrows by this
         return linear_logits(phi_BK, W_KC, m if config.head == "logit" else 0.0, labels_B)
     project(W_KC)
     return cosine_logits(
