@@ -263,7 +263,7 @@ def mixed_labels(labels_B: Tensor, partner_B: Tensor, own: Tensor | float, class
         own: weight of an image's own label: a number, or one for each (B, 1).
         classes: K.
     """
-    y_BK = F.one_hot(labels_B, classes).float()
+    y_BK = (labels_B.unsqueeze(1) == torch.arange(classes, device=labels_B.device)).float()
     return own * y_BK + (1 - own) * y_BK[partner_B]
 
 
