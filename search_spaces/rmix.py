@@ -58,7 +58,7 @@ PICTURES = Scale(
     blocks=seeds("cifar10-closed", 3),
     settings={"width": 8, "epochs": 10, "learning_rate": 0.1, "milestones": (3, 7)},
     data={"per_class": 500, "test_per_class": 200},
-    seconds=200.0,
+    seconds=100.0,
     note="Real pictures without a GPU: CIFAR-10 at its own 32 x 32, a tenth of the training images, an eighth of the "
     "width, a thirtieth of the epochs, a third of the learning rate: early training of a small network.",
 )

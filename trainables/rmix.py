@@ -22,7 +22,8 @@ Deviations:
    computes all and throws them away.
 4. The other methods have no such pass; in the released loop all have it, `vanilla` too, with its update of batch norm.
 5. CutMix and FMix may give an image itself for partner; OpenMixup draws again.
-6. PuzzleMix and Co-Mixup need graph cuts, for which no kept package was found: they are not here.
+6. PuzzleMix and Co-Mixup need graph cuts, for which no kept package was found: they are not here. Nor are RL-Mix, which
+   chooses the percentiles by a policy, and the code's unused option to keep the least salient patches.
 7. The ImageNet path (ResNet-50, `partner="flip"`, `clean_weight=1`, `schedule="imagenet_fast"`) has one image size; the
    released one grows its crops from 128 to 224 pixels.
 8. Cross-entropies of two labels are written as one of a soft label.
