@@ -141,12 +141,14 @@ def entropic_open_set(z_BC: Tensor, labels_B: Tensor, negative_weight: float = 1
     negative_B1 = (labels_B < 0).to(z_BC.dtype)[:, None]
     target_BC = own_class(labels_B, z_BC) + negative_B1 * (negative_weight / z_BC.shape[1])
     total: Tensor = (target_BC * F.log_softmax(z_BC, dim=1)).sum()
-    return -total / len(z_BC)
+    mean: Tensor = -total / len(z_BC)
+    return mean
 
 
 def ring(phi_BK: Tensor, s: float) -> Tensor:
     """RING: mean over all rows of (s - ||phi||)^2."""
-    return (s - torch.linalg.vector_norm(phi_BK, dim=1)).square().mean()
+    mean: Tensor = (s - torch.linalg.vector_norm(phi_BK, dim=1)).square().mean()
+    return mean
 
 
 def objectosphere(phi_BK: Tensor, labels_B: Tensor, xi: float) -> Tensor:
