@@ -147,7 +147,7 @@ def against(reference: str, arms: Iterable[Arm], **fields: Any) -> tuple[Contras
 
 PAIRED = (
     "Splits dominate the variance: read the paired differences, not the arms' own intervals. Of the standard splits, 0 "
-    "and 1 of CIFAR-10 and of SVHN, and 1 and 2 of CIFAR+N, know the same classes in another order: one split, two seeds."
+    "and 1 of CIFAR-10 and of SVHN, and 1 and 2 of CIFAR+N, know the same classes in another order: one split twice."
 )
 NOT_PRINTED = "The paper shows this in a figure only, so there are no numbers to compare with."
 UNPUBLISHED = "Not in the paper: the question comes from where its text and its authors' code disagree."
