@@ -11,11 +11,13 @@ Only processes that descend from the driver started here are killed.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -201,17 +203,15 @@ def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
 
 
 def _check_mlflow(home: Home, wanted: set[str]) -> None:
-    from mlflow.entities import ViewType
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(home.mlflow)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, run_view_type=ViewType.ACTIVE_ONLY, max_results=50_000)
-    children = Counter(run.data.tags["trial"] for run in runs if "trial" in run.data.tags)
+    """Reads the store itself: importing MLflow costs seconds, and warnings that are not ours."""
+    with contextlib.closing(sqlite3.connect(home.mlflow.removeprefix("sqlite:///"))) as store:
+        runs = dict(store.execute("SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'").fetchall())
+        tags = store.execute("SELECT run_uuid, value FROM tags WHERE key = 'trial'").fetchall()
+    children = Counter(trial for ident, trial in tags if ident in runs)
     assert set(children) == wanted, "MLflow's trials are not the log's"
     assert set(children.values()) == {1}, "a trial is twice in MLflow"
     assert len(runs) == len(wanted) + 1, f"{len(runs) - len(wanted)} parents in MLflow"
-    assert {run.info.status for run in runs} == {"FINISHED"}, Counter(run.info.status for run in runs)
+    assert set(runs.values()) == {"FINISHED"}, Counter(runs.values())
 
 
 def main() -> None:
