@@ -51,7 +51,7 @@ class Story:
     """Longest time that anything lived on after its driver was killed."""
 
 
-def study(trials: int, epochs: int = 6, pause: float = 0.02) -> Study:
+def study(trials: int, epochs: int = 6, pause: float = 0.06) -> Study:
     """Random walks: so many trials, each a few epochs of a few hundredths of a second."""
     from tests.ablate import walks
 
@@ -80,7 +80,7 @@ def disturb(home: Home, whole: Plan, kills: int, seed: int, *, sinks: bool = Tru
         story.starts += 1
         while driver.poll() is None:
             assert time.monotonic() < deadline, f"not done in {limit_s:g} s: {story}"
-            if victims and _moment(home, driver, chance, victims[0], len(whole.trials) / (kills + 1)):
+            if victims and _moment(home, driver, chance, victims[0], len(whole.trials) / (kills + 2)):
                 victim = victims.pop(0)
                 if _kill(driver, victim, chance, story):
                     story.kills[victim] += 1
@@ -107,7 +107,7 @@ def _moment(home: Home, driver: subprocess.Popen[bytes], chance: random.Random, 
     """Waits for a moment to strike: so many trials further on, and a little; False if the driver ended first."""
     # A driver is struck now and then while it starts, too.
     further = 0 if victim == "driver" and chance.random() < 0.3 else chance.randint(1, max(1, int(step)))
-    target, pause = _ended(home) + further, chance.random()
+    target, pause = _ended(home) + further, 0.3 * chance.random()
     while _ended(home) < target:
         if driver.poll() is not None:
             return False
@@ -124,8 +124,9 @@ def _kill(driver: subprocess.Popen[bytes], victim: str, chance: random.Random, s
         driver.wait()
         story.orphans_s = max(story.orphans_s, _gone(family))
         return True
-    name = "ray::Crew" if victim == "worker" else victim
-    named = sorted(process.pid for process in family if process.name.startswith(name))
+    # A worker's name is that of its class while it waits, and of Tune's wrapper around it while it trains.
+    names = ("ray::Crew", "ray::Resource") if victim == "worker" else (victim,)
+    named = sorted(process.pid for process in family if process.name.startswith(names))
     if not named:
         return False
     try:
