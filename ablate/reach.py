@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -69,7 +70,11 @@ def _check_sqlite(path: Path) -> None:
     if not os.access(path if path.exists() else nearest, os.W_OK) or not os.access(nearest, os.W_OK):
         raise TrackingError(f"--mlflow: {path} can't be written. {mend}")
     if not path.exists():
-        return
+        try:  # permissions say yes to root in places where nothing can be made
+            with tempfile.TemporaryFile(dir=nearest):
+                return
+        except OSError as error:
+            raise TrackingError(f"--mlflow: {path} can't be made ({error.strerror}). {mend}") from error
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=_REACH)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

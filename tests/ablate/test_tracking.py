@@ -677,6 +677,12 @@ def test_check_refuses_folders_other_files_and_other_databases(tmp_path: Path) -
         tracking.check(f"sqlite:///{other}")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, where even root makes no file")
+def test_check_tries_where_permissions_promise_too_much() -> None:
+    with pytest.raises(tracking.TrackingError, match=r"can't be (made|written)"):
+        tracking.check("sqlite:////proc/nowhere/mlflow.db")
+
+
 def test_check_knows_a_server_that_is_no_mlflow(gone: str) -> None:
     with pytest.raises(tracking.TrackingError, match=r"HTTP 503.*no MLflow server"):
         tracking.check(gone)
