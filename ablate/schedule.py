@@ -137,12 +137,14 @@ def project(home: Home, sweep: str, url: str) -> int:
     plan = make_plan(Study.from_plain(line["study"]), line["scale"], arms=line["arms"], blocks=line["blocks"])
     storage = _storage(url)
     try:
-        study = optuna.create_study(
-            study_name=sweep, storage=storage, direction=_direction(plan), load_if_exists=True, sampler=_no_sampler()
-        )
-        there = {(trial.user_attrs.get("trial"), trial.state) for trial in study.get_trials(deepcopy=False)}
         fields = _params(plan)
         distributions = _distributions(fields.values())
+        study = _stored(storage, sweep, plan)
+        if any(_other(trial.distributions, distributions) for trial in study.get_trials(deepcopy=False)):
+            # More blocks or arms: Optuna fixes a parameter's choices with the first trial. It is a projection: make it anew.
+            optuna.delete_study(study_name=sweep, storage=storage)
+            study = _stored(storage, sweep, plan)
+        there = {(trial.user_attrs.get("trial"), trial.state) for trial in study.get_trials(deepcopy=False)}
         added = 0
         for ident, entry in ledger(home).items():
             if entry.record is None or ident not in fields:
@@ -156,6 +158,17 @@ def project(home: Home, sweep: str, url: str) -> int:
     finally:
         storage.remove_session()
     return added
+
+
+def _stored(storage: "optuna.storages.RDBStorage", sweep: str, plan: Plan) -> "optuna.Study":
+    return optuna.create_study(
+        study_name=sweep, storage=storage, direction=_direction(plan), load_if_exists=True, sampler=_no_sampler()
+    )
+
+
+def _other(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a stored trial's parameters are not those that trials have now."""
+    return any(wanted.get(name) != distribution for name, distribution in stored.items())
 
 
 def _storage(url: str) -> "optuna.storages.RDBStorage":

@@ -12,8 +12,7 @@ from search_spaces import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("benchmarks/*.md")]
-    + [ROOT / "results" / "README.md"]
+    page for folder in (".", "docs", "examples", "benchmarks", "results") for page in (ROOT / folder).glob("*.md")
 )
 
 
@@ -63,7 +62,8 @@ def test_ci_runs_the_readmes_own_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     extract = re.search(r"^command=\$\((awk .*)\)$", script, flags=re.MULTILINE)
     assert extract is not None
-    found = subprocess.run(["bash", "-c", extract[1]], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    ran = subprocess.run(["bash", "-c", extract[1]], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = ran.stdout.strip()
     assert found.startswith("python3 -m venv .venv && ")
     assert found in (ROOT / "README.md").read_text()
     assert "pytest" in found

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     out = terminal.console()
     out.print(f"MLflow:  http://127.0.0.1:{args.port}   (Ctrl-C ends it)", soft_wrap=True)
+    out.print("         ablate/<study> > Training runs; + beside a sweep unfolds its trials.", soft_wrap=True)
     if shutil.which("optuna-dashboard"):
         out.print(f"Optuna:  optuna-dashboard {home.optuna}", soft_wrap=True)
     else:

@@ -133,6 +133,16 @@ def test_projecting_again_adds_nothing_and_a_deleted_storage_comes_back(swept, t
     ]
 
 
+def test_more_blocks_and_arms_reach_a_storage_that_knew_fewer(tmp_path):
+    home = Home(tmp_path / "home")
+    for arms, blocks in ((["near"], 1), (None, 1), (None, 2)):
+        whole = plan(CHAIN.study, "smoke", arms=arms, blocks=blocks)
+        result = run(whole, Options(home=home, local=True, optuna=home.optuna))
+        assert result.message == ""
+        found = optuna.load_study(study_name=whole.sweep, storage=home.optuna).trials
+        assert sorted(trial.user_attrs["trial"] for trial in found) == sorted(ids(whole))
+
+
 def test_unlaunched_sweep_projects_nothing(tmp_path):
     assert schedule.project(Home(tmp_path), "never@smoke", f"sqlite:///{tmp_path}/o.db") == 0
 
