@@ -141,7 +141,7 @@ def project(home: Home, sweep: str, url: str) -> int:
         distributions = _distributions(fields.values())
         study = _stored(storage, sweep, plan)
         if any(_other(trial.distributions, distributions) for trial in study.get_trials(deepcopy=False)):
-            # More blocks or arms: Optuna fixes a parameter's choices with the first trial. It is a projection: make it anew.
+            # More blocks or arms: Optuna fixes a parameter's choices with its first trial. A projection is made anew.
             optuna.delete_study(study_name=sweep, storage=storage)
             study = _stored(storage, sweep, plan)
         there = {(trial.user_attrs.get("trial"), trial.state) for trial in study.get_trials(deepcopy=False)}
