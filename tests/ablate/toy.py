@@ -84,4 +84,4 @@ broken = replace(
     arms=(*toy.arms, Arm(name="unstable", config=replace(BASE, gain=0.01, diverges_at_seed=1))),
 )
 
-slow = replace(toy, name="slow", arms=tuple(replace(arm, config=replace(arm.config, pause_s=0.1)) for arm in toy.arms))
+slow = replace(toy, name="slow", arms=tuple(replace(arm, config=replace(arm.config, pause_s=0.3)) for arm in toy.arms))
