@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Callable
 
-SCALE_NOTE = "smoke, laptop, gpu or paper"
+from search_spaces.study import SCALES
+
+SCALE_NOTE = f"{', '.join(SCALES[:-1])} or {SCALES[-1]}"
 
 
 def whole(least: int) -> Callable[[str], int]:
