@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ablate import checkpoint
+from ablate import checkpoint, exhibits, memory
 from ablate.checkpoint import Checkpoint
 from ablate.home import Home
 from ablate.lock import Locked, hold
@@ -134,6 +134,7 @@ class _Run:
         self.notes: tuple[str, ...] = ()
         self.captured = 0
         self.stateless = False
+        self.measured = False
         self.epochs: list[Mapping[str, Any]] = []
         self.started, self.begun = time.time(), time.perf_counter()
         self.before_s = 0.0
@@ -160,7 +161,10 @@ class _Run:
         data = _opened(self.job.home.data, self.job.data, self.job.download, tuple(sorted(self.trial.data.items())))
         self.provenance["data_digest"] = data.digest
         self._continue()
+        if self.last is None:
+            exhibits.forget(self.job.home.exhibits(self.trial.id))
         needs = {name: _final_state(self.job.home, ident) for name, ident in self.trial.needs.items()}
+        self.measured = memory.reset(self.job.device)
         with _threads(self.job.threads):
             length = getattr(config, "epochs", None)
             while True:
@@ -202,15 +206,27 @@ class _Run:
         lap = saved_at
         for epoch in training:
             now = time.perf_counter()
-            row = {"epoch": epoch.index, "seconds": now - lap, "metrics": _finite(epoch)}
-            self.epochs.append(row)
+            metrics = _finite(epoch)
+            self.epochs.append({"epoch": epoch.index, "seconds": now - lap, "metrics": metrics})
+            self._show(epoch)
             wait_s = max(CHECKPOINT_EVERY_S, write_s / CHECKPOINT_SHARE)
             if not length or epoch.index >= length or now - saved_at >= wait_s:
+                if self.measured:
+                    metrics["peak_memory_bytes"] = float(memory.peak(self.job.device))
                 self._save(epoch)
                 saved_at = time.perf_counter()
                 write_s = saved_at - now
-            yield row
+            yield self.epochs[-1]
             lap = time.perf_counter()
+
+    def _show(self, epoch: Epoch) -> None:
+        """Keeps what the epoch shows. What goes wrong is a note: no number depends on it."""
+        if epoch.exhibits is None:
+            return
+        try:
+            exhibits.save(self.job.home.exhibits(self.trial.id), epoch.index, epoch.exhibits())
+        except Exception as error:  # a method's own, a full disk: none is worth a trial
+            self.notes = (*self.notes, f"what epoch {epoch.index} shows was not kept: {error or type(error).__name__}")
 
     def _save(self, epoch: Epoch) -> None:
         seconds = self.before_s + time.perf_counter() - self.begun

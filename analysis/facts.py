@@ -15,7 +15,10 @@ COSTS: dict[str, tuple[str, str]] = {
     "flops": ("computation of a run", "FLOP"),
     "peak_memory_bytes": ("peak memory", "B"),
 }
-"""Column -> (label, unit). `seconds` is in every frame; the others are shown where a method reports them."""
+"""Column -> (label, unit). `seconds` is in every frame; the others are shown where they were measured.
+
+`flops` are those of an epoch's training steps; a run's are the sum. `peak_memory_bytes` is the most up to an epoch.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,15 @@ def failures(frame: Frame, study: Study) -> tuple[Failure, ...]:
 
 
 def costs(frame: Frame, study: Study) -> tuple[Cost, ...]:
-    """What each arm's finished runs took: seconds from the trials, the rest as the largest value over the epochs."""
+    """What each arm's finished runs took: seconds of the trials, the sum of all epochs' flops, the largest memory."""
     finished = frame.trials[frame.trials["state"] == "done"]
     tables = {"seconds": finished[["arm", "seconds"]]}
     for kind in COSTS:
         if kind in frame.epochs and kind != "seconds":
-            largest = frame.epochs.groupby(["arm", "block"], sort=False)[kind].max().reset_index()
-            tables[kind] = largest[["arm", kind]]
+            epochs = frame.epochs.merge(finished[["arm", "block"]], on=["arm", "block"])
+            cells = epochs.groupby(["arm", "block"], sort=False)[kind]
+            whole = cells.sum(min_count=1) if kind == "flops" else cells.max()
+            tables[kind] = whole.reset_index()[["arm", kind]]
     found = []
     for kind, table in tables.items():
         for arm in study.arms:

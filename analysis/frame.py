@@ -46,8 +46,8 @@ TRIAL_COLUMNS: dict[str, str] = {
     "host": "machine it ended on",
 }
 EPOCH_KEYS = ("study", "scale", "arm", "block", "dataset", "split", "seed", "trial", "epoch")
-VOLATILE = ("attempts", "seconds", "started", "ended", "host")
-"""Columns that two sweeps of equal results may differ in; `seconds` is in both tables."""
+VOLATILE = ("attempts", "seconds", "started", "ended", "host", "peak_memory_bytes")
+"""Columns that two sweeps of equal results may differ in. `seconds` is in both tables, the memory in epochs."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Shapes: N images, B = 2N views (all first ones, then all second ones), S steps, 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -383,6 +383,10 @@ class Moco:
         self.queue_KD = self.queue_KD.index_copy(0, place_N, keys_ND)
         self.pointer = (self.pointer + len(keys_ND)) % len(self.queue_KD)
 
+    def state(self) -> State:
+        """Its part of a trial's state; `_load` takes it back."""
+        return {"keys": self.network.state_dict(), "queue": self.queue_KD, "pointer": self.pointer}
+
 
 def embed(network: backbones.Projected, x_BCHW: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
     """Unit embeddings (B, 128) in fp32 and the encoder's activations."""
@@ -596,7 +600,7 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
                 mapped = (epoch * len(draws.order_SN) + s) % config.map_every == 0
                 drawn = (draws.partner_SN[s], draws.share_SN[s], draws.sides_SN2[s], draws.place_SB2[s])
                 step = Step(x_BCHW, labels_N[order_N], *drawn, noise, mapped)
-                with loop.repeatable(device, compiled=config.compile):
+                with totals.step(device, compiled=config.compile):
                     if moco is not None:
                         terms = moco_losses(config, stage, network, moco, step)
                     else:
@@ -608,7 +612,8 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
             metrics = totals.means(network, epoch + 1)
             if epoch + 1 == last or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
                 metrics |= _evaluate(config, network, data, device)
-            yield Epoch(epoch + 1, metrics, _capture(epoch + 1, network, moco, optimizer))
+            more = {} if moco is None else moco.state()
+            yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, network, optimizer, **more))
 
 
 _VIEWS = ("crop", "crop_scale", "flip", "jitter", "grayscale", "blur", "rotation")
@@ -656,26 +661,6 @@ def _evaluate(config: Config, network: backbones.Projected, data: Data, device: 
             intrinsic_dimension=config.intrinsic_dimension,
             linear_probe=config.linear_probe,
         )
-
-
-def _capture(
-    epoch: int, network: backbones.Projected, moco: Moco | None, optimizer: torch.optim.Optimizer
-) -> Callable[[], State]:
-    """What `Epoch.state` calls. Random streams are not in it: each epoch derives its own from the seed."""
-
-    def state() -> State:
-        captured: State = {
-            "epoch": epoch,
-            "network": dict(network.description),
-            "weights": loop.copied(network.state_dict()),
-            "optimizer": loop.copied(optimizer.state_dict()),
-        }
-        if moco is not None:
-            captured["keys"] = loop.copied(moco.network.state_dict())
-            captured["queue"], captured["pointer"] = loop.copied(moco.queue_KD), moco.pointer
-        return captured
-
-    return state
 
 
 def _load(network: backbones.Projected, moco: Moco | None, state: State) -> None:

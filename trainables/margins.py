@@ -37,7 +37,7 @@ Shapes: B rows of a batch, K features, C known classes.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -429,7 +429,7 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
         for order_B in order_N.split(config.batch):
             x_BCHW = augmented(config, to_float(pixels_NHWC[order_B]), views)
             labels_B = labels_N[order_B]
-            with loop.repeatable(device):
+            with totals.step(device):
                 phi_BK = deep_features(config, network, x_BCHW)
                 z_BC = logits(config, phi_BK, network.centres, labels_B, s=s, m=m)
                 terms = losses(config, z_BC, phi_BK, labels_B, s)
@@ -437,12 +437,12 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
                 terms["loss"].backward()
                 optimizer.step()
             totals.add(terms)
-        metrics, outputs = totals.means(network, epoch + 1), None
+        metrics, more = totals.means(network, epoch + 1), {}
         if epoch + 1 == config.epochs or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
-            outputs = evaluated(config, network, data, s, device)
+            more["outputs"] = outputs = evaluated(config, network, data, s, device)
             metrics |= margin_scores.measure(outputs, config.score) | _validated(config, outputs, s)
             metrics["centre_angle"] = centre_angle(network.centres)
-        yield Epoch(epoch + 1, metrics, _capture(epoch + 1, network, optimizer, outputs))
+        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, network, optimizer, **more))
 
 
 def bottleneck(config: Config, classes: int) -> int:
@@ -636,25 +636,3 @@ def _network(config: Config, data: Data, K: int, seed: int) -> lenetpp.Centred:
         bias=config.feature_bias,
         generator=seeding.torch_stream(seed, "init"),
     )
-
-
-def _capture(
-    epoch: int,
-    network: lenetpp.Centred,
-    optimizer: torch.optim.Optimizer,
-    outputs: Mapping[str, Mapping[str, Tensor]] | None,
-) -> Callable[[], State]:
-    """What `Epoch.state` calls. Random streams are not in it: each epoch derives its own from the seed."""
-
-    def state() -> State:
-        captured: State = {
-            "epoch": epoch,
-            "network": dict(network.description),
-            "weights": loop.copied(network.state_dict()),
-            "optimizer": loop.copied(optimizer.state_dict()),
-        }
-        if outputs is not None:
-            captured["outputs"] = {name: dict(sample) for name, sample in outputs.items()}
-        return captured
-
-    return state

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import curves, designs, drawing, figures, tables
+from analysis import curves, designs, drawing, facts, figures, tables
 from analysis.contrasts import compare
 from analysis.drawing import Picture
 from analysis.findings import Findings
@@ -109,6 +109,15 @@ def test_computation_and_memory_get_a_panel_where_measured(study: Study, frame: 
     more = Frame(frame.trials, frame.epochs.assign(flops=2e12, peak_memory_bytes=3e9))
     figure = drawn(curves.cost(more, compare(more, study), study))
     assert [axes.get_xlabel() for axes in figure.axes[2:]] == ["computation of a run (TFLOP)", "peak memory (GB)"]
+
+
+def test_a_runs_computation_is_the_sum_of_its_epochs_and_its_memory_the_most(study: Study, frame: Frame) -> None:
+    epoch = frame.epochs["epoch"].to_numpy(float)
+    more = Frame(frame.trials, frame.epochs.assign(flops=1e9 * epoch, peak_memory_bytes=1e6 * epoch))
+    last = int(epoch.max())
+    found = {cost.kind: cost.mean for cost in facts.costs(more, study)}
+    assert found["flops"] == pytest.approx(1e9 * last * (last + 1) / 2)
+    assert found["peak_memory_bytes"] == pytest.approx(1e6 * last)
 
 
 @pytest.mark.parametrize(
