@@ -27,6 +27,10 @@ class Home:
         """Checkpoint, lock and notes of one trial."""
         return self.root / "trials" / ident[:2] / ident
 
+    def exhibits(self, ident: str) -> Path:
+        """What one trial left for people to look at."""
+        return self.trial(ident) / "exhibits"
+
     @property
     def data(self) -> Path:
         """Decoded data sets, shared by all trials of a node."""

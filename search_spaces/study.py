@@ -21,6 +21,8 @@ CORRECTIONS = ("holm", "hochberg", "benjamini-hochberg", "none")
 """Corrections that a study may declare; `analysis.multiplicity.CORRECTIONS` has each."""
 TESTS = ("t", "sign-flip")
 """Paired tests that a contrast may declare."""
+FIGURES = ("oscr", "angles", "features")
+"""Drawings of what trials show that a study may name; `analysis.gallery.DRAWINGS` has each."""
 
 
 class StudyError(ValueError):
@@ -167,6 +169,8 @@ class Study:
     """What the paper says about it, in our words."""
     notes: tuple[str, ...] = ()
     """Protocol differences and caveats that belong in every report."""
+    figures: tuple[str, ...] = ()
+    """Drawings of `FIGURES` that the report makes of what the trials show (`trainables.protocol.Epoch.exhibits`)."""
     origin: str = ""
     """File of a study from outside the catalogue, where its methods are found too; never part of an identity."""
 
@@ -226,6 +230,7 @@ class Study:
             "contrasts": many(Contrast, "contrasts"),
             "published": many(Published, "published"),
             "notes": tuple(plain["notes"]),
+            "figures": tuple(plain.get("figures", ())),
         }
         return cls(**(dict(plain) | nested))
 
@@ -254,6 +259,9 @@ def _check(study: Study) -> None:
         fail(f"alpha={study.alpha} must lie between 0 and 1.")
     if study.correction not in CORRECTIONS:
         fail(f"correction {study.correction!r} is unknown.{nearest(study.correction, CORRECTIONS)}")
+    for figure in study.figures:
+        if figure not in FIGURES:
+            fail(f"figure {figure!r} is unknown.{nearest(figure, FIGURES)} There are: {', '.join(FIGURES)}.")
     _check_arms(study, fail)
     _check_contrasts(study, fail)
     _check_scales(study, fail)

@@ -11,7 +11,10 @@ bit for bit what the uninterrupted run yields, on one device type and thread cou
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 State = dict[str, Any]
 """Tensors, numbers, strings, bytes, and lists, tuples and dicts of them: what loads without executing code."""
@@ -24,11 +27,14 @@ class Epoch:
     index: epochs completed so far, from 1.
     metrics: one number each, named as in `trainables.metrics.DIRECTION`; fractions lie in [0, 1].
     state: captures all that a continued run needs; called at most once, before the generator is advanced.
+    exhibits: small named arrays of numbers for people to look at, drawn in the report; never read for a number. Called
+        at most once, before the generator is advanced; None where there is nothing to show.
     """
 
     index: int
     metrics: Mapping[str, float]
     state: Callable[[], State]
+    exhibits: Callable[[], Mapping[str, "np.ndarray"]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""What a trial shows, kept in its folder as `exhibits/<epoch>.npz`: whole or not at all, and read without running code.
+
+Kept for people to look at. Nothing is computed from these files, so one that is damaged costs a picture.
+"""
+
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablate.home import Home
+from ablate.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from analysis.exhibits import Exhibits
+    from analysis.frame import Frame
+
+MOST_BYTES = 16 << 20
+"""Of one epoch, before compression: pictures of a page, no data set."""
+
+
+def save(folder: Path, epoch: int, arrays: Mapping[str, "np.ndarray"]) -> Path:
+    """Writes the arrays of an epoch in place of those kept before, if any.
+
+    Raises:
+        ValueError: arrays of anything but numbers, or larger than `MOST_BYTES` together.
+    """
+    import numpy as np
+
+    kept = {name: np.asarray(values) for name, values in arrays.items()}
+    for name, values in kept.items():
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"the array {name!r} holds {values.dtype}: only numbers are kept")
+    size = sum(values.nbytes for values in kept.values())
+    if size > MOST_BYTES:
+        raise ValueError(f"its arrays take {size >> 20} MiB; at most {MOST_BYTES >> 20} MiB are kept")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{epoch}.npz"
+    beside = path.with_name(path.name + ".writing")
+    with beside.open("wb") as file:
+        np.savez_compressed(file, **kept)  # type: ignore[arg-type]
+    beside.replace(path)
+    return path
+
+
+def forget(folder: Path) -> None:
+    """Removes what a trial showed, before it is trained from the start."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def gather(home: Home, plan: Plan, frame: "Frame") -> "Exhibits":
+    """What the done runs of the plan show in their last epoch that shows anything. Imports no framework."""
+    from analysis.exhibits import Exhibit, Exhibits
+
+    finished = frame.trials.loc[frame.trials["state"] == "done", "trial"]
+    done = [cell for cell in plan.cells if cell.trial in set(finished)]
+    shown, unreadable = [], []
+    for cell in sorted(done, key=lambda cell: [arm.name for arm in plan.study.arms].index(cell.arm)):
+        newest = max((path for path in home.exhibits(cell.trial).glob("*.npz")), key=_epoch, default=None)
+        if newest is None:
+            continue
+        try:
+            shown.append(Exhibit(cell.arm, cell.block.name, _epoch(newest), load(newest)))
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            unreadable.append(f"{newest.name} of trial {cell.trial} cannot be read ({error or type(error).__name__})")
+    return Exhibits(tuple(shown), len(done), tuple(dict.fromkeys(unreadable)))
+
+
+def load(path: Path) -> dict[str, "np.ndarray"]:
+    """The arrays of one file, their checksums tested.
+
+    Raises:
+        OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error: a file that is not whole, or that holds
+            objects.
+    """
+    import numpy as np
+
+    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _epoch(path: Path) -> int:
+    return int(path.stem) if path.stem.isdigit() else -1
