@@ -27,7 +27,7 @@ class Answer:
 
 def write(plan: Plan, home: Home, command: str) -> Answer:
     """Writes the frame and the report of the plan from the logs of the home. Trains nothing, needs no framework."""
-    from ablate import provenance, records
+    from ablate import exhibits, provenance, records
     from analysis import contrasts, report
 
     frame = records.frame(home, plan)
@@ -40,6 +40,7 @@ def write(plan: Plan, home: Home, command: str) -> Answer:
         command=command,
         provenance=provenance.collect(),
         findings=findings,
+        exhibits=exhibits.gather(home, plan, frame) if plan.study.figures else None,
     )
     return Answer(plan, frame, findings, page)
 

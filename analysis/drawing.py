@@ -15,8 +15,12 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from numpy.typing import NDArray
 
 from analysis.findings import Word
 
@@ -27,6 +31,13 @@ TEXT, SMALL = 9.5, 8.8
 INK, MUTED, RULE, BAND = "#1c1d21", "#5c6068", "#d3d5da", "#eceef1"
 ARM, OTHER = "#1f5fa8", "#8a8f99"
 WORD: dict[Word, str] = {"better": "#00695f", "worse": "#b23a0a", "equivalent": "#4b4bb8", "undecided": "#62666e"}
+OUTSIDE = "#b3690b"
+"""Images of no known class that were trained on; unseen ones are drawn in ink."""
+CLASSES = (
+    *("#2f6fb6", "#d1642b", "#2b8a57", "#b8456b", "#7a5bb5"),
+    *("#8a6a2f", "#0f8a9d", "#c04a3f", "#6d7d1f", "#a34fa8"),
+)
+"""Colours of known classes, begun again after the last."""
 MARKER: dict[Word, str] = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
 
 _THEME = {
@@ -40,6 +51,20 @@ _THEME = {
     "worse": (WORD["worse"], "#ff9b6b"),
     "equivalent": (WORD["equivalent"], "#aeb0ff"),
     "undecided": (WORD["undecided"], "#b2b6bf"),
+    "outside": (OUTSIDE, "#f0ae52"),
+    **{
+        f"class-{index}": (light, dark)
+        for index, (light, dark) in enumerate(
+            zip(
+                CLASSES,
+                (
+                    *("#79aeea", "#f2965f", "#63c492", "#ee86a8", "#b49cee"),
+                    *("#c9a862", "#57c4d4", "#f28a7f", "#adbe58", "#da8fde"),
+                ),
+                strict=True,
+            )
+        )
+    },
 }
 """Name -> (light, dark). An inline figure takes the colour of the reader's scheme; a file has the light one."""
 
@@ -138,6 +163,16 @@ def panel(figure: Figure, left_in: float, bottom_in: float, width_in: float, hei
     axes.spines["bottom"].set_color(RULE)
     axes.tick_params(colors=MUTED, labelcolor=MUTED, length=2.5, width=0.6, labelsize=SMALL)
     return axes
+
+
+def dots(axes: Axes, xy_N2: NDArray[np.floating], colour: str, size: float) -> None:
+    """Points of `size` points' width as one path: in a page they take half the bytes of markers, and no picture."""
+    left, right = axes.get_xlim()
+    step_2 = np.array([1e-4 * (right - left), 0.0])  # a stroke of no length is not drawn
+    ends_N22 = np.stack([xy_N2, xy_N2 + step_2], axis=1)
+    path = Path(ends_N22.reshape(-1, 2), np.tile([Path.MOVETO, Path.LINETO], len(xy_N2)))
+    path.should_simplify = False
+    axes.add_patch(PathPatch(path, fill=False, ec=colour, lw=size, capstyle="round", snap=False))
 
 
 def row_labels(axes: Axes, labels: Sequence[str], emphasised: Sequence[bool] = ()) -> None:

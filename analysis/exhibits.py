@@ -1,7 +1,7 @@
 """What trials left for people to look at: small named arrays, beside the frame and never mixed with it.
 
-A method yields them (`trainables.protocol.Epoch.exhibits`), `ablate.exhibits` keeps them, `analysis.gallery` draws them.
-No number of a report comes from here.
+A method yields them (`trainables.protocol.Epoch.exhibits`), `ablate.exhibits` keeps them and `analysis.gallery` draws
+them. No number of a report comes from here.
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import display, drawing, facts, figures, tables, tidy, typeset, wording
+from analysis import display, drawing, facts, figures, gallery, tables, tidy, typeset, wording
+from analysis.exhibits import Exhibits
 from analysis.findings import Findings
 from analysis.frame import Frame
 from search_spaces.study import Study
@@ -32,6 +33,7 @@ def write(
     command: str,
     provenance: Mapping[str, Any],
     findings: Findings | None = None,
+    exhibits: Exhibits | None = None,
 ) -> Path:
     """Writes report.html, figures (SVG, PNG), tables (Markdown, LaTeX, CSV) and findings (JSON, Parquet) to `folder`.
 
@@ -42,6 +44,7 @@ def write(
         command: what a person types to get these numbers again.
         provenance: flat facts about the machine and the versions that made the report.
         findings: what `analysis.contrasts.compare` says of the frame; computed here where not given.
+        exhibits: what the trials left to look at; none: the report says that it has no pictures of them.
 
     Returns:
         The path of report.html.
@@ -50,7 +53,9 @@ def write(
         from analysis.contrasts import compare
 
         findings = compare(frame, study)
-    pictures = {picture.name: drawing.render(picture) for picture in figures.pictures(frame, study, findings)}
+    shown = gallery.hang(exhibits or Exhibits(), study)
+    every = (*figures.pictures(frame, study, findings), *shown.pictures)
+    pictures = {picture.name: drawing.render(picture) for picture in every}
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for stale in (folder / "figures").iterdir():
@@ -67,7 +72,7 @@ def write(
         "table.csv": tidy.as_csv(records),
         "findings.json": as_json(findings),
         "findings.parquet": tidy.as_parquet(records),
-        FILE: _page(frame, study, findings, pictures, command, provenance),
+        FILE: _page(frame, study, findings, pictures, shown, command, provenance),
     }
     for name, content in files.items():
         replace(folder / name, content)
@@ -117,6 +122,7 @@ def _page(
     study: Study,
     findings: Findings,
     pictures: Mapping[str, drawing.Rendered],
+    shown: gallery.Gallery,
     command: str,
     provenance: Mapping[str, Any],
 ) -> str:
@@ -149,7 +155,9 @@ def _page(
             costs=tables.costs(facts.costs(frame, study), study),
             failures=tables.failures(facts.failures(frame, study)),
             pictures=pictures,
-            sections=_sections(findings),
+            shown=[picture.name for picture in shown.pictures],
+            shown_notes=shown.notes,
+            sections=_sections(findings, study),
             command=command,
             made=facts.made(frame),
             provenance={str(name): str(value) for name, value in provenance.items()},
@@ -157,12 +165,13 @@ def _page(
     )
 
 
-def _sections(findings: Findings) -> list[tuple[str, str]]:
+def _sections(findings: Findings, study: Study) -> list[tuple[str, str]]:
     """Anchors and names of the sections that this report has, in order."""
     every = (
         ("arms", "Arms", True),
         ("contrasts", "Contrasts", bool(findings.contrasts)),
         ("factors", "Two factors", findings.factorial is not None),
+        ("shown", "What the trials show", bool(study.figures)),
         ("learning", "Learning and cost", True),
         ("secondary", "Other outcomes", any(arm.n for arms in findings.secondary.values() for arm in arms)),
         ("paper", "The paper", True),

@@ -199,6 +199,7 @@ def study(
         "contrasts": against(baseline, arms),
         "published": tuple(cells(arm.name for arm in arms if arm.name in LOSSES)),
         "notes": (ONE_SEED, BLANK, FRACTIONS),
+        "figures": ("oscr", "angles"),
     }
     return Study(
         name=name,
@@ -436,6 +437,7 @@ DIM = study(
     ),
     claim="Margin-EOS gains from K = C + 1.",
     notes=("The thesis expects it and has not run it.", "With K = 2 the margin is 0.15, as in the thesis.", BLANK),
+    figures=("oscr", "angles", "features"),
 )
 
 CONTROL = study(
@@ -528,6 +530,7 @@ SCORE = study(
         for loss, score in product(SCORED, ("logit", "norm"))
     ),
     notes=("Nothing is trained here: the outputs of the other studies' networks are scored again.", BLANK),
+    figures=("oscr",),
 )
 
 # --- I1, I2: ImageNet ------------------------------------------------------------------------------------------------

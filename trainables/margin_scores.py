@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import metrics, oscr
+from trainables import margin_exhibits, metrics, oscr
 from trainables.config import check_types
 from trainables.datasets import NEGATIVE, UNKNOWN, Data
 from trainables.protocol import Epoch, Needed, State
 
 Score = Literal["softmax", "logit", "norm"]
 Outputs = Mapping[str, Mapping[str, Tensor]]
-"""Evaluated set -> 'logits' (N, C), 'norms' (N,), 'angles' (N, C), float32, and 'labels' (N,)."""
+"""Evaluated set -> 'logits' (N, C), 'norms' (N,), 'angles' (N, C), float32, 'labels' (N,), and 'features' (N, 2) of
+networks with K = 2."""
 
 RATES = {"1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2, "1e-1": 1e-1, "1": 1.0}
 """Tolerated false positive rates, by their names in metrics. 1 is the thesis's 'accuracy': the largest FPR below 1."""
@@ -75,7 +76,8 @@ def train(
             f"the needed trial's final state has no 'outputs', so there is nothing to measure. It has: "
             f"{', '.join(sorted(network))}. The method 'margins' stores them."
         )
-    yield Epoch(1, measure(network["outputs"], config.score), lambda: {"epoch": 1})
+    outputs = network["outputs"]
+    yield Epoch(1, measure(outputs, config.score), lambda: {"epoch": 1}, lambda: exhibits(outputs, config.score))
 
 
 def scores(outputs: Mapping[str, Tensor], score: Score) -> tuple[Tensor, Tensor]:
@@ -92,10 +94,7 @@ def measure(outputs: Outputs, score: Score) -> dict[str, float]:
     Rates on unknowns are 'ccr_<fpr>', on negatives 'ccr_negative_<fpr>'.
     """
     present = {name: outputs[name] for name in SETS if name in outputs}
-    labels_N = np.concatenate([sample["labels"].numpy() for sample in present.values()])
-    pairs = [scores(sample, score) for sample in present.values()]
-    score_NC = np.concatenate([pair[0].numpy() for pair in pairs])
-    p_NC = np.concatenate([pair[1].numpy() for pair in pairs])
+    score_NC, p_NC, labels_N = _joined(present, score)
     known_N = labels_N >= 0
     found = {"accuracy": oscr.accuracy(score_NC, labels_N), "saturated": oscr.saturated(p_NC)}
     largest_N = score_NC.max(axis=1)
@@ -108,6 +107,21 @@ def measure(outputs: Outputs, score: Score) -> dict[str, float]:
         found[f"fpr_floor{suffix}"] = oscr.fpr_floor(curve)
         found[f"auroc{suffix}"] = metrics.auroc(largest_N[known_N], largest_N[labels_N == label])
     return found | _confidence(p_NC, labels_N) | _geometry(present)
+
+
+def exhibits(outputs: Outputs, score: Score) -> dict[str, np.ndarray]:
+    """What a network's outputs look like: OSCR curves of the score and histograms of angles."""
+    present = {name: outputs[name] for name in SETS if name in outputs}
+    score_NC, _, labels_N = _joined(present, score)
+    angle_NC = np.concatenate([sample["angles"].numpy() for sample in present.values()])
+    return margin_exhibits.curves_and_angles(score_NC, angle_NC, labels_N)
+
+
+def _joined(present: Outputs, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and probabilities (N, C) and labels of all sets, one beneath the other."""
+    labels_N = np.concatenate([sample["labels"].numpy() for sample in present.values()])
+    pairs = [scores(sample, score) for sample in present.values()]
+    return np.concatenate([pair[0].numpy() for pair in pairs]), np.concatenate([p.numpy() for _, p in pairs]), labels_N
 
 
 def _confidence(p_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:

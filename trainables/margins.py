@@ -39,6 +39,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables import lenetpp, loop, margin_scores, openset, oscr, seeding
+from trainables import lenetpp, loop, margin_exhibits, margin_scores, openset, oscr, seeding
 from trainables.augment import to_float
 from trainables.config import ConfigError, check_types, nearest, require
 from trainables.datasets import NEGATIVE, PROTOCOLS, UNKNOWN, Data
@@ -442,7 +443,8 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
             more["outputs"] = outputs = evaluated(config, network, data, s, device)
             metrics |= margin_scores.measure(outputs, config.score) | _validated(config, outputs, s)
             metrics["centre_angle"] = centre_angle(network.centres)
-        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, network, optimizer, **more))
+        show = partial(exhibits, config, more["outputs"], network.centres, s) if more else None
+        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, network, optimizer, **more), show)
 
 
 def bottleneck(config: Config, classes: int) -> int:
@@ -546,7 +548,21 @@ def evaluated(
                 "angles": torch.arccos(cos_NC.clamp(-1, 1)),
                 "labels": torch.from_numpy(np.array(images.labels, dtype=np.int64)),
             }
+            if phi_NK.shape[1] == 2:
+                sample["features"] = phi_NK
             found[name] = {key: values.cpu() for key, values in sample.items()}
+    return found
+
+
+def exhibits(
+    config: Config, outputs: Mapping[str, Mapping[str, Tensor]], W_KC: Tensor, s: float
+) -> dict[str, np.ndarray]:
+    """What a network looks like: see `trainables.margin_exhibits`."""
+    found = margin_scores.exhibits(outputs, config.score)
+    if config.head != "linear" and config.head != "logit":  # spelt out for the type checker, which narrows by this
+        found |= margin_exhibits.probabilities(config.head, s, W_KC.shape[1], config.margin)
+    if len(W_KC) == 2:
+        found |= margin_exhibits.features(outputs, W_KC)
     return found
 
 

@@ -226,10 +226,17 @@ def margin_bound(head: Literal["cos", "ang"], classes: int, features: int) -> fl
 
 
 def probability_curve(
-    theta: ArrayLike, s: float, classes: int, m: float = 0.0, kind: Literal["cos", "ang"] = "cos"
+    theta: ArrayLike, s: float, classes: int, m: float = 0.0, kind: Literal["cos", "ang", "sphere"] = "cos"
 ) -> Floats:
-    """Softmax probability of the own class at angle theta when all other cosines are 0, with a margin."""
+    """Softmax probability of the own class at angle theta when all other cosines are 0, with a margin.
+
+    'sphere' takes m as a factor and continues cos(m theta) monotonically past pi, as SphereFace does.
+    """
     angle = np.asarray(theta, dtype=np.float64)
-    a = s * (np.cos(angle) - m) if kind == "cos" else s * np.cos(angle + m)
+    if kind == "sphere":
+        k = np.floor(m * angle / math.pi)
+        a = s * ((-1) ** k * np.cos(m * angle) - 2 * k)
+    else:
+        a = s * (np.cos(angle) - m) if kind == "cos" else s * np.cos(angle + m)
     curve_T: Floats = 1 / (1 + (classes - 1) * np.exp(-a))
     return curve_T
