@@ -7,7 +7,7 @@ announce methods under the entry point group 'ablate.methods'.
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from trainables import gradmix, knn_osr, margin_scores, margins, origin, rmix
+from trainables import gradmix, knn_osr, margin_scores, margins, origin, rlmix, rmix
 from trainables.config import ConfigError, nearest
 from trainables.protocol import Method
 
@@ -16,6 +16,7 @@ METHODS: dict[str, Method] = {
     "knn_osr": Method(knn_osr.train, knn_osr.Config),
     "margin_scores": Method(margin_scores.train, margin_scores.Config),
     "margins": Method(margins.train, margins.Config),
+    "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),
 }
 GROUP = "ablate.methods"

@@ -67,6 +67,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "norm_unknown_std": False,
         "norm_unknown_tail": False,
         "peak_memory_bytes": False,
+        "reward": True,
         "saturated": False,
         "theta_known": False,
         "theta_known_skew": False,

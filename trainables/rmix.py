@@ -22,8 +22,8 @@ Deviations:
    computes all and throws them away.
 4. The other methods have no such pass; in the released loop all have it, `vanilla` too, with its update of batch norm.
 5. CutMix and FMix may give an image itself for partner; OpenMixup draws again.
-6. PuzzleMix and Co-Mixup need graph cuts, for which no kept package was found: they are not here. Nor are RL-Mix, which
-   chooses the percentiles by a policy, and the code's unused option to keep the least salient patches.
+6. PuzzleMix and Co-Mixup need graph cuts and are not here, nor is the code's unused option to keep the least salient
+   patches. RL-Mix, which chooses the percentiles by a policy, is `trainables.rlmix`.
 7. The ImageNet path (ResNet-50, `partner="flip"`, `clean_weight=1`, `schedule="imagenet_fast"`) has one image size; the
    released one grows its crops from 128 to 224 pixels.
 8. Cross-entropies of two labels are written as one of a soft label.
@@ -372,10 +372,10 @@ def step_loss(config: Config, network: classifiers.Classifier, step: Step, class
         def mixing(a_BCHW: Tensor) -> Tensor:
             return mixes.mixup(a_BCHW, step.partner_B, lam_B111.to(a_BCHW.dtype))
 
-        return {"loss": loss(_logits(config, network, step.x_BCHW, mixing, after), targets_BK)}
+        return {"loss": loss(logits_of(config, network, step.x_BCHW, mixing, after), targets_BK)}
     x_BCHW, own = _without_network(config, step)
     targets_BK = mixed_labels(step.labels_B, step.partner_B, own, classes)
-    return {"loss": loss(_logits(config, network, x_BCHW), targets_BK)}
+    return {"loss": loss(logits_of(config, network, x_BCHW), targets_BK)}
 
 
 def _rmix_loss(
@@ -385,19 +385,25 @@ def _rmix_loss(
     classes: int,
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    x_BCHW = step.x_BCHW.detach().requires_grad_()
-    with batch_norm_mode(network, config.saliency_mode):
-        clean = saliency_loss(_logits(config, network, x_BCHW), step.labels_B)
-    keep = config.clean_weight > 0
-    (gradient_BCHW,) = torch.autograd.grad(clean, x_BCHW, retain_graph=keep)
+    phi_BHW, clean, _ = saliency_pass(config, network, step)
     with torch.no_grad():
-        z_Bpp = normalised(pooled(saliency(gradient_BCHW.float()), step.p))
+        z_Bpp = normalised(pooled(phi_BHW, step.p))
         lam_B11 = step.lam_B.view(-1, 1, 1)
         mixed_BCHW, targets_BK = rmix(step.x_BCHW, step.labels_B, z_Bpp, step.q_B, lam_B11, step.partner_B, classes)
-    total = loss(_logits(config, network, mixed_BCHW), targets_BK)
-    if keep:
+    total = loss(logits_of(config, network, mixed_BCHW), targets_BK)
+    if config.clean_weight > 0:
         total = total + config.clean_weight * clean * (classes / 2)
     return {"loss": total}
+
+
+def saliency_pass(config: Config, network: classifiers.Classifier, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """Saliency phi (B, H, W) of the clean images, the loss it is the gradient of, and their logits (B, K)."""
+    x_BCHW = step.x_BCHW.detach().requires_grad_()
+    with batch_norm_mode(network, config.saliency_mode):
+        logits_BK = logits_of(config, network, x_BCHW)
+        clean = saliency_loss(logits_BK, step.labels_B)
+    (gradient_BCHW,) = torch.autograd.grad(clean, x_BCHW, retain_graph=config.clean_weight > 0)
+    return saliency(gradient_BCHW.float()), clean, logits_BK.detach()
 
 
 def _without_network(config: Config, step: Step) -> tuple[Tensor, Tensor | float]:
@@ -434,13 +440,14 @@ def _drawn_mask(
     return mask_HW, float(mask_HW.mean())
 
 
-def _logits(
+def logits_of(
     config: Config,
     network: classifiers.Classifier,
     x_BCHW: Tensor,
     mixing: classifiers.Mixing | None = None,
     after: int = 0,
 ) -> Tensor:
+    """The network's outputs (B, K) in single precision, whatever it computes in."""
     with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         logits_BK: Tensor = network(x_BCHW, mixing, after)
     return logits_BK.float()
@@ -473,34 +480,24 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
         Diverged: a loss or weight is no longer finite.
     """
     pixels_NHWC, labels_N = loop.resident(data, config.batch, device)
-    _check_images(config, pixels_NHWC.shape[1:])
+    check_images(config, pixels_NHWC.shape[1:])
     classes, steps = len(data.classes), len(labels_N) // config.batch
     init = seeding.torch_stream(seed, "init")
     network = classifiers.classifier(config.network, config.width, pixels_NHWC.shape[3], classes, init).to(device)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(config, network, device)
+    optimizer = optimizer_of(config, network, device)
     done, best = 0, {}
     if resume is not None:
         done, best = resume["epoch"], dict(resume["best"])
         network.load_state_dict(resume["weights"])
         optimizer.load_state_dict(resume["optimizer"])
-    views = augment.Settings(flip=config.flip, padding=config.padding)
-    mean, std = (RELEASED_MEAN, RELEASED_STD) if config.colour == "released" else (data.mean, data.std)
     for epoch in range(done, config.epochs):
-        draws = draw(config, seed, epoch, len(labels_N), device)
-        random = seeding.torch_stream(seed, f"augment/{epoch}", device)
         totals = loop.Totals()
         network.train()
-        for s, order_B in enumerate(draws.order_SB):
-            _set_rates(config, optimizer, epoch, s, steps)
-            x_BCHW = augment.normalise(augment.view(pixels_NHWC[order_B], views, random), mean, std)
-            if config.channels_last:
-                x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            drawn = (draws.partner_SB[s], draws.q_SB[s], draws.lam_SB[s], float(draws.lam_S[s]))
-            host = seeding.numpy_stream(seed, f"mix/{epoch}/{s}")
-            step = Step(x_BCHW, labels_N[order_B], *drawn, draws.p_S[s], draws.mixed_S[s], host)
-            with loop.repeatable(device):
+        for s, step in enumerate(batches(config, data, pixels_NHWC, labels_N, seed, epoch)):
+            set_rates(config, optimizer, epoch, s, steps)
+            with totals.step(device):
                 terms = step_loss(config, network, step, classes)
                 optimizer.zero_grad(set_to_none=True)
                 terms["loss"].backward()
@@ -509,13 +506,38 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
         metrics = totals.means(network, epoch + 1)
         last = epoch + 1 == config.epochs
         if last or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
-            metrics |= _evaluate(network, data, mean, std, device, attack=last)
+            metrics |= evaluate(config, network, data, device, attack=last)
             best = {name: max(metrics[name], best.get(name, 0.0)) for name in ("accuracy", "accuracy_top5")}
             metrics |= {f"{name}_best": value for name, value in best.items()}
-        yield Epoch(epoch + 1, metrics, _capture(epoch + 1, network, optimizer, best))
+        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, network, optimizer, best=best))
 
 
-def _check_images(config: Config, shape: Sequence[int]) -> None:
+def batches(config: Config, data: Data, pixels_NHWC: Tensor, labels_N: Tensor, seed: int, epoch: int) -> Iterator[Step]:
+    """The batches of the epoch with index `epoch`: views of their images, and what is drawn for them."""
+    device = str(pixels_NHWC.device)
+    draws = draw(config, seed, epoch, len(labels_N), device)
+    random = seeding.torch_stream(seed, f"augment/{epoch}", device)
+    views, colours = augment.Settings(flip=config.flip, padding=config.padding), constants(config, data)
+    for s, order_B in enumerate(draws.order_SB):
+        x_BCHW = augment.normalise(augment.view(pixels_NHWC[order_B], views, random), *colours)
+        if config.channels_last:
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        drawn = (draws.partner_SB[s], draws.q_SB[s], draws.lam_SB[s], float(draws.lam_S[s]))
+        host = seeding.numpy_stream(seed, f"mix/{epoch}/{s}")
+        yield Step(x_BCHW, labels_N[order_B], *drawn, draws.p_S[s], draws.mixed_S[s], host)
+
+
+def constants(config: Config, data: Data) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of each channel, for normalisation."""
+    return (RELEASED_MEAN, RELEASED_STD) if config.colour == "released" else (data.mean, data.std)
+
+
+def check_images(config: Config, shape: Sequence[int]) -> None:
+    """Checks a config against images of that shape (H, W, C).
+
+    Raises:
+        ConfigError: patches that do not divide the sides; constants for other channels.
+    """
     height, width, channels = shape
     for p in config.patches if config.mix == "rmix" else ():
         if height % p or width % p:
@@ -531,7 +553,8 @@ def _check_images(config: Config, shape: Sequence[int]) -> None:
         )
 
 
-def _optimizer(config: Config, network: nn.Module, device: str) -> torch.optim.Optimizer:
+def optimizer_of(config: Config, network: nn.Module, device: str) -> torch.optim.Optimizer:
+    """SGD over all weights, with or without decay of norms and biases."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for part in network.modules():
@@ -545,13 +568,14 @@ def _optimizer(config: Config, network: nn.Module, device: str) -> torch.optim.O
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
-        momentum=0.9,  # any but 0, which Nesterov's form refuses: every step sets its own, see `_set_rates`
+        momentum=0.9,  # any but 0, which Nesterov's form refuses: every step sets its own, see `set_rates`
         nesterov=config.nesterov,
         **loop.fused(device),
     )
 
 
-def _set_rates(config: Config, optimizer: torch.optim.Optimizer, epoch: int, s: int, steps: int) -> None:
+def set_rates(config: Config, optimizer: torch.optim.Optimizer, epoch: int, s: int, steps: int) -> None:
+    """Learning rate and momentum of step s of an epoch of so many steps."""
     momentum = config.momentum
     if config.schedule == "one_cycle":
         step, total = epoch * steps + s, config.epochs * steps
@@ -565,34 +589,13 @@ def _set_rates(config: Config, optimizer: torch.optim.Optimizer, epoch: int, s: 
         group["lr"], group["momentum"] = rate, momentum
 
 
-def _evaluate(
-    network: classifiers.Classifier,
-    data: Data,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: str,
-    *,
-    attack: bool,
+def evaluate(
+    config: Config, network: classifiers.Classifier, data: Data, device: str, *, attack: bool
 ) -> dict[str, float]:
+    """How the network does on the test images as it is; with `attack`, by FGSM too."""
+    mean, std = constants(config, data)
     with openset.evaluation_mode(network), loop.repeatable(device):
         metrics = classification.evaluate(network, data, mean, std, device=device)
         if attack:
             metrics["fgsm_error"] = classification.fgsm_error(network, data, mean, std, device=device)
     return metrics
-
-
-def _capture(
-    epoch: int, network: classifiers.Classifier, optimizer: torch.optim.Optimizer, best: dict[str, float]
-) -> Callable[[], State]:
-    """What `Epoch.state` calls. Random streams are not in it: each epoch derives its own from the seed."""
-
-    def state() -> State:
-        return {
-            "epoch": epoch,
-            "network": dict(network.description),
-            "weights": loop.copied(network.state_dict()),
-            "optimizer": loop.copied(optimizer.state_dict()),
-            "best": dict(best),
-        }
-
-    return state

@@ -373,9 +373,9 @@ def test_weights_that_blow_up_are_reported():
 
 def test_norms_and_biases_are_spared_where_asked():
     network = classifiers.classifier("wrn16_8", 4, 3, 4, torch.Generator().manual_seed(0))
-    decayed, plain = rmix._optimizer(replace(TINY, decay_norms=False), network, "cpu").param_groups
+    decayed, plain = rmix.optimizer_of(replace(TINY, decay_norms=False), network, "cpu").param_groups
     assert {weight.dim() for weight in decayed["params"]} == {2, 4}
     assert {weight.dim() for weight in plain["params"]} == {1}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
-    (everything,) = rmix._optimizer(TINY, network, "cpu").param_groups
+    (everything,) = rmix.optimizer_of(TINY, network, "cpu").param_groups
     assert len(everything["params"]) == len(decayed["params"]) + len(plain["params"])
