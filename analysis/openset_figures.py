@@ -18,9 +18,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from analysis import display, drawing
@@ -86,7 +88,7 @@ def oscr(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
         panel,
         said,
         legend,
-        "FPR",
+        ("FPR", "CCR"),
     )
 
 
@@ -127,8 +129,8 @@ def angles(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
         ]
         return f"{arm.label or arm.name}: median angle {display.listing(middles)} radians"
 
-    legend = [
-        Line2D([], [], color=ARM, lw=5, alpha=0.45, label="known"),
+    legend: list[Artist] = [
+        Patch(color=ARM, alpha=0.45, lw=0, label="known"),
         Line2D([], [], color=OUTSIDE, lw=1.2, dashes=(3, 1.5), label="negative"),
         Line2D([], [], color=INK, lw=1.1, label="unknown"),
         Line2D([], [], color=MUTED, lw=1, label="score"),
@@ -145,7 +147,7 @@ def angles(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
         panel,
         said,
         legend,
-        "angle in radians",
+        ("angle in radians", "softmax score"),
     )
 
 
@@ -219,9 +221,9 @@ def _features(arm: Arm, run: Exhibit) -> Picture:
     return Picture(
         f"features-{re.sub(r'[^A-Za-z0-9_.]+', '-', arm.name)}",
         f"Deep features of {label}",
-        f"Test images in the {classes} classes' colours; negatives orange, unknowns in ink. The cross is the origin. "
-        "Last panel: features brought to one length; each line is a class's centre, its number at the end. "
-        f"Run {run.block}, epoch {run.epoch}.",
+        f"Test images in the {classes} classes' colours; negatives are grey, unknowns black or, on a dark page, white. "
+        "The cross is the origin. Last panel: features brought to one length; each line is a class's centre, its "
+        f"number at the end. Run {run.block}, epoch {run.epoch}.",
         f"{label}: median length of features {display.listing(said)}; {classes} centres",
         draw,
     )
@@ -240,7 +242,7 @@ def _scatter(axes: Axes, arrays: Arrays, group: str = "") -> None:
     axes.plot(0, 0, "+", color=MUTED, ms=7, mew=0.8)
     _by_class(axes, arrays["features_known"], arrays["features_known_labels"])
     if group:
-        colour = OUTSIDE if group == "negative" else INK
+        colour = OTHER if group == "negative" else INK
         drawing.dots(axes, _thin(arrays[f"features_{group}"]), colour, 1.5)
 
 
@@ -293,8 +295,8 @@ def _sheets(
     arms: Sequence[Arm],
     panel: Callable[[Axes, Arm], None],
     said: Callable[[Arm], str],
-    legend: Sequence[Line2D],
-    axis: str,
+    legend: Sequence[Artist],
+    axis: tuple[str, str],
 ) -> tuple[Picture, ...]:
     """Small multiples of all arms, `PANELS` to a picture."""
     sheets = [arms[start : start + PANELS] for start in range(0, len(arms), PANELS)]
@@ -311,14 +313,14 @@ def _sheets(
 
 
 def _multiples(
-    arms: Sequence[Arm], panel: Callable[[Axes, Arm], None], legend: Sequence[Line2D], axis: str
+    arms: Sequence[Arm], panel: Callable[[Axes, Arm], None], legend: Sequence[Artist], axis: tuple[str, str]
 ) -> Callable[[], Figure]:
     """Draws a panel for each arm, two or three beside one another, beneath one legend."""
 
     def draw() -> Figure:
         across = 2 if len(arms) < 7 else 3
         down = math.ceil(len(arms) / across)
-        left, bottom, gap, top = 0.34, 0.5, 0.24, 0.3
+        left, bottom, gap, top = 0.54, 0.5, 0.2, 0.06
         each_w = (drawing.WIDTH_IN - left - 0.15 - gap * (across - 1)) / across
         each_h, head = 1.0, 0.36
         figure = drawing.canvas(bottom + down * (each_h + head) + top)
@@ -332,10 +334,12 @@ def _multiples(
             axes.tick_params(axis="y", length=0)
             if place[0]:
                 axes.set_yticklabels([])
+            else:
+                axes.set_ylabel(axis[1], color=MUTED, fontsize=drawing.SMALL)
             if index + across < len(arms):
                 axes.set_xticklabels([])
             else:
-                axes.set_xlabel(axis, color=MUTED, fontsize=drawing.SMALL)
+                axes.set_xlabel(axis[0], color=MUTED, fontsize=drawing.SMALL)
             axes.set_title(
                 drawing.wrap(arm.label or arm.name, 46 // across, 1),
                 fontsize=drawing.TEXT,
@@ -346,7 +350,7 @@ def _multiples(
         figure.legend(
             handles=list(legend),
             loc="upper left",
-            bbox_to_anchor=(left / drawing.WIDTH_IN - 0.02, 1),
+            bbox_to_anchor=(0, 1),
             ncols=len(legend),
             frameon=False,
             fontsize=drawing.SMALL,

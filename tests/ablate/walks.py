@@ -27,6 +27,8 @@ class Walk:
     """Ends after so many epochs, before `epochs`; 0: not."""
     fail: str = ""
     """How to fail in epoch 2: '' | error | diverge | memory | metric | kill."""
+    show: str = ""
+    """What to leave to look at after even epochs: '' nothing | place | objects | fail."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -45,7 +47,14 @@ def train(config: Walk, data: Any, *, seed: int, device: str, resume: State | No
         metrics = {"auroc": place, "loss": abs(place)}
         if index == 2 and config.fail:
             metrics |= _failure(config.fail)
-        yield Epoch(index, metrics, partial(_state, index, place, random))
+        show = partial(_shown, config.show, place) if config.show and index % 2 == 0 else None
+        yield Epoch(index, metrics, partial(_state, index, place, random), show)
+
+
+def _shown(how: str, place: float) -> dict[str, np.ndarray]:
+    if how == "fail":
+        raise ValueError("a bug of the picture")
+    return {"place": np.array([place])} | ({"names": np.array(["a", None])} if how == "objects" else {})
 
 
 def _state(index: int, place: float, random: np.random.Generator) -> State:
