@@ -34,17 +34,15 @@ class Gallery:
 def hang(exhibits: Exhibits, study: Study) -> Gallery:
     """Every picture that the study asks for and these exhibits can fill, not drawn yet."""
     pictures = tuple(picture for name in study.figures for picture in DRAWINGS[name](exhibits, study))
-    return Gallery(pictures, _notes(exhibits))
+    return Gallery(pictures, (*_gaps(exhibits, pictures), *(f"Left out: {each}." for each in exhibits.unreadable)))
 
 
-def _notes(exhibits: Exhibits) -> tuple[str, ...]:
-    found = [f"Left out: {each}." for each in exhibits.unreadable]
+def _gaps(exhibits: Exhibits, pictures: tuple[Picture, ...]) -> tuple[str, ...]:
     showing, done = len(exhibits.shown), exhibits.done
     if not showing:
-        nothing = (
-            "No done run left anything to look at: pictures come from a home, and from runs whose method shows any."
-        )
-        return (nothing, *found)
+        return ("No done run left anything to look at. Pictures come from trials' folders in a home.",)
+    if not pictures:
+        return ("No done run left anything that the study's drawings know.",)
     if showing < done:
-        return (f"{showing} of {done} done runs left something to look at; the pictures are of those.", *found)
-    return tuple(found)
+        return (f"{showing} of {done} done runs left something to look at; the pictures are of those.",)
+    return ()
