@@ -7,11 +7,12 @@ announce methods under the entry point group 'ablate.methods'.
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from trainables import gradmix, knn_osr, margin_scores, margins, origin, rlmix, rmix
+from trainables import adautomix, gradmix, knn_osr, margin_scores, margins, origin, rlmix, rmix
 from trainables.config import ConfigError, nearest
 from trainables.protocol import Method
 
 METHODS: dict[str, Method] = {
+    "adautomix": Method(adautomix.train, adautomix.Config),
     "gradmix": Method(gradmix.train, gradmix.Config),
     "knn_osr": Method(knn_osr.train, knn_osr.Config),
     "margin_scores": Method(margin_scores.train, margin_scores.Config),

@@ -49,7 +49,11 @@ def evaluate(
     for x_BCHW, labels_B in batches(data.test, device, batch):
         logits.append(network(normalise(x_BCHW, mean, std)).float())
         labels.append(labels_B)
-    logits_NK, labels_N = torch.cat(logits), torch.cat(labels)
+    return measures(torch.cat(logits), torch.cat(labels))
+
+
+def measures(logits_NK: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """What `evaluate` returns, from logits."""
     return {
         "accuracy": top_k(logits_NK, labels_N, 1),
         "accuracy_top5": top_k(logits_NK, labels_N, 5),

@@ -19,12 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+ACCURACIES = (
+    *("accuracy", "accuracy_top5", "accuracy_teacher_one", "accuracy_teacher_mix"),
+    *("accuracy_student_one", "accuracy_student_mix"),
+)
+"""Of a closed set: of one network, or of a student and its teacher, with a one-hot and a mix head."""
 DIRECTION: Mapping[str, bool] = MappingProxyType(
     {
-        "accuracy": True,
-        "accuracy_best": True,
-        "accuracy_top5": True,
-        "accuracy_top5_best": True,
+        **{f"{name}{rule}": True for name in ACCURACIES for rule in ("", "_best", "_median10")},
         "aupr_in": True,
         "aupr_out": True,
         "auroc": True,
@@ -53,10 +55,13 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "linear_accuracy": True,
         "loss": False,
         "loss_class": False,
+        "loss_clean": False,
+        "loss_generator": False,
         "loss_mix": False,
         "loss_norm": False,
         "loss_simclr": False,
         "loss_supcon": False,
+        "loss_teacher": False,
         "nll": False,
         "norm_known": True,
         "norm_known_std": False,
@@ -69,6 +74,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "peak_memory_bytes": False,
         "reward": True,
         "saturated": False,
+        "similarity": True,
         "theta_known": False,
         "theta_known_skew": False,
         "theta_known_std": False,

@@ -212,3 +212,47 @@ def saliencymix(x_BCHW: Tensor, partner_B: Tensor, lam: float) -> tuple[Tensor, 
         inside.append((place >= centre - half) & (place < centre + half))
     own_HW = 1 - (inside[0][:, None] & inside[1][None, :]).to(x_BCHW.dtype)
     return masked(x_BCHW, partner_B, own_HW), own_HW.mean()
+
+
+def by_hand(
+    mix: str, x_BCHW: Tensor, partner_B: Tensor, lam: float, alpha: float, random: np.random.Generator
+) -> tuple[Tensor, Tensor | float]:
+    """A mix by its name, with what it draws beside lam: mixed images, and the weight of an image's own label.
+
+    Args:
+        mix: 'vanilla' (none), 'mixup', 'cutmix', 'saliencymix', 'fmix', 'resizemix' or 'gridmix'.
+        x_BCHW: images.
+        partner_B: index of each image's partner.
+        lam: the one of the batch.
+        alpha: of ResizeMix's tau ~ Beta(alpha, alpha).
+        random: on the host.
+
+    Raises:
+        ValueError: another name.
+    """
+    size = (x_BCHW.shape[2], x_BCHW.shape[3])
+    if mix == "vanilla":
+        return x_BCHW, 1.0
+    if mix == "mixup":
+        return mixup(x_BCHW, partner_B, lam), lam
+    if mix == "saliencymix":
+        return saliencymix(x_BCHW, partner_B, lam)
+    if mix == "fmix":
+        noise = fmix_noise(random, size)
+        own_HW = fmix_mask(lam, noise, size, up=bool(random.random() > 0.5))
+        return masked(x_BCHW, partner_B, torch.from_numpy(own_HW).to(x_BCHW.device, non_blocking=True)), lam
+    if mix == "gridmix":
+        holes, area, aspect = int(random.integers(2, 7)), random.uniform(0.5, 1), random.uniform(0.5, 2)
+        own_HW = 1 - grid_mask(lam, holes, area, aspect, tuple(random.random(2)), size)
+        mixed_BCHW = masked(x_BCHW, partner_B, torch.from_numpy(own_HW).to(x_BCHW.device, non_blocking=True))
+        return mixed_BCHW, float(own_HW.mean())
+    if mix == "resizemix":
+        tau = resize_ratio(random, alpha)
+        return resizemix(x_BCHW, partner_B, tau, _centre(random, size))
+    if mix == "cutmix":
+        return cutmix(x_BCHW, partner_B, box(lam, _centre(random, size), size))
+    raise ValueError(f"no mix is named {mix!r}.")
+
+
+def _centre(random: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
+    return int(random.integers(size[0])), int(random.integers(size[1]))

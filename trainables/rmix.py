@@ -409,35 +409,14 @@ def saliency_pass(config: Config, network: classifiers.Classifier, step: Step) -
 def _without_network(config: Config, step: Step) -> tuple[Tensor, Tensor | float]:
     """Mixed images, and the weight of an image's own label."""
     x_BCHW, partner_B, random = step.x_BCHW, step.partner_B, step.random
-    size = (x_BCHW.shape[2], x_BCHW.shape[3])
-    if config.mix in ("vanilla", "rmix") or not step.mixed:
+    if config.mix in ("vanilla", "rmix", "manifold") or not step.mixed:
         return x_BCHW, 1.0
     if config.mix == "mixup":
         return mixes.mixup(x_BCHW, partner_B, step.lam_B.view(-1, 1, 1, 1)), step.lam_B.view(-1, 1)
-    if config.mix == "saliencymix":
-        return mixes.saliencymix(x_BCHW, partner_B, step.lam)
-    if config.mix in ("fmix", "gridmix"):
-        mask_HW, own = _drawn_mask(config.mix, step.lam, random, size)
-        return mixes.masked(x_BCHW, partner_B, torch.from_numpy(mask_HW).to(x_BCHW.device, non_blocking=True)), own
-    if config.mix == "resizemix":
-        tau = mixes.resize_ratio(random, config.alpha)
-        return mixes.resizemix(x_BCHW, partner_B, tau, (int(random.integers(size[0])), int(random.integers(size[1]))))
-    if config.box == "real":
+    if config.mix == "cutmix" and config.box == "real":
+        size = (x_BCHW.shape[2], x_BCHW.shape[3])
         return mixes.cutmix(x_BCHW, partner_B, mixes.real_box(step.lam, tuple(random.random(2) * size), size))
-    centre = (int(random.integers(size[0])), int(random.integers(size[1])))
-    return mixes.cutmix(x_BCHW, partner_B, mixes.box(step.lam, centre, size))
-
-
-def _drawn_mask(
-    mix: str, lam: float, random: np.random.Generator, size: tuple[int, int]
-) -> tuple[NDArray[np.float32], float]:
-    """1 where the image's own pixels stay; and the weight of its label."""
-    if mix == "fmix":
-        noise = mixes.fmix_noise(random, size)
-        return mixes.fmix_mask(lam, noise, size, up=bool(random.random() > 0.5)), lam
-    holes, area, aspect = int(random.integers(2, 7)), random.uniform(0.5, 1), random.uniform(0.5, 2)
-    mask_HW = 1 - mixes.grid_mask(lam, holes, area, aspect, tuple(random.random(2)), size)
-    return mask_HW, float(mask_HW.mean())
+    return mixes.by_hand(config.mix, x_BCHW, partner_B, step.lam, config.alpha, random)
 
 
 def logits_of(
