@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ablate import checkpoint, provenance
+from ablate import checkpoint, provenance, running
 from ablate.events import Event as Event
 from ablate.executors import Cluster, Executor, InProcess, Resources, Unavailable
 from ablate.executors import Refused as Refused
@@ -90,26 +90,47 @@ class Result:
     """`tracking.Delivered` of this call, when tracked."""
 
 
-def run(plan: Plan, options: Options, watch: Callable[[Event], None] = lambda _event: None) -> Result:
+def run(
+    plan: Plan,
+    options: Options,
+    watch: Callable[[Event], None] = lambda _event: None,
+    check: Callable[[], None] = lambda: None,
+) -> Result:
     """Runs all trials of `plan` that no log of the home has finished, and returns where they stand.
 
     Ctrl-C and SIGTERM stop it; then `Result.interrupted` is set.
+
+    Args:
+        plan: what to run.
+        options: how.
+        watch: hears of every event.
+        check: raises where something else forbids training; called before any, while Ray starts, if there is any.
 
     Raises:
         Held: another driver runs this sweep.
         Refused: the options cannot be met; nothing was written.
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
-    with _held(plan, options), _stoppable():
+    with _stoppable():
         try:
-            wanted = pending(plan, options.home, retry_failed=options.retry_failed, fresh=options.fresh)
-            if wanted:
-                return _drive(plan, options, wanted, watch)
-            _check_sinks(options)
-            _note_launch(plan, options)
-            return _result(plan, options.home)
+            if not _wanted(plan, options):
+                with _held(plan, options):
+                    _check_sinks(options)
+                    return _nothing_to_do(plan, options)
+            _refuse_if_held(plan, options)
+            with _executor(plan, options) as executor:
+                # What costs time here costs none: Ray starts meanwhile. A refusal has written nothing.
+                check()
+                _check_sinks(options)
+                with _held(plan, options):
+                    wanted = _wanted(plan, options)  # another driver may have trained some by now
+                    return _drive(plan, options, wanted, watch, executor) if wanted else _nothing_to_do(plan, options)
         except KeyboardInterrupt:
             return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
+
+
+def _wanted(plan: Plan, options: Options) -> tuple[str, ...]:
+    return pending(plan, options.home, retry_failed=options.retry_failed, fresh=options.fresh)
 
 
 def pending(plan: Plan, home: Home, *, retry_failed: bool = False, fresh: bool = False) -> tuple[str, ...]:
@@ -127,27 +148,26 @@ def pending(plan: Plan, home: Home, *, retry_failed: bool = False, fresh: bool =
     return tuple(trial.id for trial in plan.trials if trial.id in wanted)
 
 
-def _drive(plan: Plan, options: Options, wanted: tuple[str, ...], watch: Callable[[Event], None]) -> Result:
+def _drive(
+    plan: Plan, options: Options, wanted: tuple[str, ...], watch: Callable[[Event], None], executor: Executor
+) -> Result:
     """Runs what is wanted; the log is open and tracked meanwhile."""
-    with _executor(plan, options) as executor:
-        # What costs time here costs none: Ray starts meanwhile.
-        _check_sinks(options)
-        from ablate.dispatch import Dispatch
+    from ablate.dispatch import Dispatch
 
-        desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options))
-        try:
-            slots = executor.slots()
-        except Unavailable as error:
-            raise Refused(str(error)) from error
-        log = Log(options.home.log(plan.sweep))
-        try:
-            log.append("sweep", **_launch(plan, options))
-            desk.open(log, slots)
-            stopped, follower = _listen(desk, executor, plan, options)
-            result = replace(_result(plan, options.home), interrupted=bool(stopped), trained=desk.ended)
-            log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
-        finally:
-            log.close()
+    desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options))
+    try:
+        slots = executor.slots()
+    except Unavailable as error:
+        raise Refused(str(error)) from error
+    log = Log(options.home.log(plan.sweep))
+    try:
+        log.append("sweep", **_launch(plan, options))
+        desk.open(log, slots)
+        stopped, follower = _listen(desk, executor, plan, options)
+        result = replace(_result(plan, options.home), interrupted=bool(stopped), trained=desk.ended)
+        log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
+    finally:
+        log.close()
     delivered = follower.finish(DELIVER_S) if follower else None
     message = " ".join(filter(None, [stopped, _projected(plan, options)]))
     return replace(result, message=message, delivered=delivered)
@@ -205,7 +225,12 @@ def _result(plan: Plan, home: Home) -> Result:
 
 
 def _launch(plan: Plan, options: Options) -> dict[str, Any]:
-    """The sweep as it was launched: all that makes its plan again."""
+    """The sweep as it is launched: what, how and from where."""
+    return _form(plan) | {"command": options.command, "provenance": provenance.collect()}
+
+
+def _form(plan: Plan) -> dict[str, Any]:
+    """All that makes the plan again."""
     arms = list(dict.fromkeys(cell.arm for cell in plan.cells))
     blocks = len({cell.block for cell in plan.cells})
     return {
@@ -213,22 +238,20 @@ def _launch(plan: Plan, options: Options) -> dict[str, Any]:
         "scale": plan.scale.name,
         "arms": None if len(arms) == len(plan.study.arms) else arms,
         "blocks": None if blocks == len(plan.scale.blocks) else blocks,
-        "command": options.command,
-        "provenance": provenance.collect(),
     }
 
 
-def _note_launch(plan: Plan, options: Options) -> None:
+def _nothing_to_do(plan: Plan, options: Options) -> Result:
     """Other studies trained it all: the log still says that this sweep is wanted, for `status`, `report` and `sync`."""
-    form, before = _launch(plan, options), launched(options.home, plan.sweep)
-    if before is not None and all(before[key] == form[key] for key in ("study", "scale", "arms", "blocks")):
-        return
-    log = Log(options.home.log(plan.sweep))
-    try:
-        log.append("sweep", **form)
-        log.append("left", how="done")
-    finally:
-        log.close()
+    form, before = _form(plan), launched(options.home, plan.sweep)
+    if before is None or any(before[key] != value for key, value in form.items()):
+        log = Log(options.home.log(plan.sweep))
+        try:
+            log.append("sweep", **_launch(plan, options))
+            log.append("left", how="done")
+        finally:
+            log.close()
+    return _result(plan, options.home)
 
 
 def _job(plan: Plan, options: Options) -> Job:
@@ -321,10 +344,20 @@ def _held(plan: Plan, options: Options) -> Iterator[None]:
         with hold(options.home.lock(plan.sweep), me, wait_s=1.0):
             yield
     except Locked as error:
-        raise Held(
-            f"{plan.sweep} in {options.home.root} is being run by {error.holder or 'another process'}. "
-            f"Wait for it, stop it, or use another --home."
-        ) from error
+        raise _held_by(error.holder or "another process", plan, options) from error
+
+
+def _refuse_if_held(plan: Plan, options: Options) -> None:
+    """Before anything is started. `_held` is what counts."""
+    holder = running.holder(options.home, plan.sweep)
+    if holder is not None:
+        raise _held_by(holder, plan, options)
+
+
+def _held_by(holder: str, plan: Plan, options: Options) -> Held:
+    return Held(
+        f"{plan.sweep} in {options.home.root} is being run by {holder}. Wait for it, stop it, or use another --home."
+    )
 
 
 @contextmanager

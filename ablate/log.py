@@ -42,7 +42,7 @@ class Record:
     error: str = ""
     """Traceback of the failure, whole."""
     epochs: tuple[Mapping[str, Any], ...] = ()
-    """{"epoch": k, "seconds": s, "metrics": {...}} for k = 1, 2, ..."""
+    """{"epoch": k, "seconds": s, "metrics": {...}} for k = 1, 2, ...; "peak_memory_bytes" where a state was kept."""
     attempts: int = 1
     seconds: float = 0.0
     started: float = 0.0

@@ -291,16 +291,18 @@ def params(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, str]
 
 
 def points(start: float, rows: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
-    """Metrics of all epochs, at the start plus the training time so far. NaN is kept; MLflow would store an infinity
-    as 1.8e308, so it is left out and the run's tag `infinite` says where.
+    """Metrics of all epochs, and the memory, at the start plus the training time so far.
+
+    NaN is kept; MLflow would store an infinity as 1.8e308, so it is left out and the run's tag `infinite` says where.
     """
     rows = list(rows)
-    made = names(key for row in rows for key in row["metrics"])
+    measured = [dict(row["metrics"]) | {key: row[key] for key in ("peak_memory_bytes",) if key in row} for row in rows]
+    made = names(key for values in measured for key in values)
     found, seconds = [], 0.0
-    for row in rows:
+    for row, values in zip(rows, measured, strict=True):
         seconds += row.get("seconds") or 0.0
         time_ms = int((start + seconds) * 1000)
-        for key, value in row["metrics"].items():
+        for key, value in values.items():
             if not math.isinf(value):
                 found.append(Point(made[key], float(value), time_ms, row["epoch"]))
     return tuple(found)

@@ -39,8 +39,9 @@ _VERSION_KEY, _DOC_KEY = b"ablate.schema_version", b"description"
 _VALUES_KEY, _PAIR_KEY = b"ablate.trials_sha256", b"ablate.epochs_sha256"
 _EPOCH_DOCS = {"epoch": "epochs completed, from 1", "seconds": "training and evaluation time of this epoch, seconds"}
 
+_MEMORY = "peak_memory_bytes"
 RESERVED = frozenset(EPOCH_KEYS) | {"seconds"}
-"""Names that no metric can have: they are columns of the epochs table."""
+"""Names that no metric can have: they are columns of the epochs table. The memory is one where it was measured."""
 
 
 class FrameError(RuntimeError):
@@ -160,11 +161,14 @@ def _epochs(plan: Plan, found: Sequence[Entry]) -> pa.Table:
     counts = [len(epochs) for epochs in measured]
     rows = [epoch for epochs in measured for epoch in epochs]
     names = {name for row in rows for name in row["metrics"]}
-    if clash := names & RESERVED:
+    taken = RESERVED | {_MEMORY}
+    if clash := names & taken:
         raise FrameError(
             f"{plan.sweep}: a method measures {sorted(clash)}, which the epochs table has as columns of its own. "
-            f"Rename the metric in the method; it can't be any of: {', '.join(sorted(RESERVED))}."
+            f"Rename the metric in the method; it can't be any of: {', '.join(sorted(taken))}."
         )
+    if any(_MEMORY in row for row in rows):
+        names.add(_MEMORY)
     where = np.repeat(np.arange(len(counts)), counts)
     cells = [_cell(plan, cell) for cell in plan.cells]
     columns = {
@@ -174,7 +178,7 @@ def _epochs(plan: Plan, found: Sequence[Entry]) -> pa.Table:
     }
     columns["epoch"] = pa.array([row["epoch"] for row in rows], pa.int64())
     columns["seconds"] = pa.array([row.get("seconds", math.nan) for row in rows], pa.float64())
-    values = [row["metrics"] for row in rows]
+    values = [{_MEMORY: float(row.get(_MEMORY, math.nan))} | row["metrics"] for row in rows]
     for name in sorted(names):
         columns[name] = pa.array(np.array([row.get(name, math.nan) for row in values], dtype=np.float64))
     return pa.table(columns, schema=schema("epochs", names))

@@ -3,7 +3,6 @@
 The same generator runs in the driver's process (`--local`) and in Ray's: whoever pulls it decides when.
 """
 
-import contextlib
 import math
 import socket
 import sys
@@ -206,17 +205,17 @@ class _Run:
         lap = saved_at
         for epoch in training:
             now = time.perf_counter()
-            metrics = _finite(epoch)
-            self.epochs.append({"epoch": epoch.index, "seconds": now - lap, "metrics": metrics})
+            row = {"epoch": epoch.index, "seconds": now - lap, "metrics": _finite(epoch)}
+            self.epochs.append(row)
             self._show(epoch)
             wait_s = max(CHECKPOINT_EVERY_S, write_s / CHECKPOINT_SHARE)
             if not length or epoch.index >= length or now - saved_at >= wait_s:
                 if self.measured:
-                    metrics["peak_memory_bytes"] = float(memory.peak(self.job.device))
+                    row["peak_memory_bytes"] = memory.peak(self.job.device)
                 self._save(epoch)
                 saved_at = time.perf_counter()
                 write_s = saved_at - now
-            yield self.epochs[-1]
+            yield row
             lap = time.perf_counter()
 
     def _show(self, epoch: Epoch) -> None:
@@ -293,13 +292,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or memory:
         return "out_of_memory"
     return "error"
-
-
-def preload(methods: tuple[str, ...], origin: str) -> None:
-    """Imports what trials of those methods need. What fails here fails again in a trial, where it is said."""
-    with contextlib.suppress(Exception):
-        for name in methods:
-            _method(name, origin)
 
 
 @lru_cache(maxsize=32)

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ablate import options, preflight, request, terminal
@@ -37,9 +38,6 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
 
     chosen = driver_options(home, args)
     preflight.check_home(home)
-    todo = driver.pending(plan, home, retry_failed=chosen.retry_failed, fresh=chosen.fresh)
-    if todo:
-        preflight.check_data(plan, home, chosen.data)
     notes: list[str] = []
     try:
         result = _watched(plan, chosen, notes, quiet=args.quiet)
@@ -83,13 +81,14 @@ def _watched(plan: Plan, chosen: "Options", notes: list[str], *, quiet: bool) ->
     from ablate import driver, live
 
     labels = {trial.id: trial.label for trial in plan.trials}
+    check = partial(preflight.check_data, plan, chosen.home, chosen.data)
 
     def keep(event: driver.Event) -> None:
         if event.record is not None:
             notes.extend(f"{labels[event.trial]}: {note}" for note in event.record.notes)
 
     if quiet:
-        return driver.run(plan, chosen, keep)
+        return driver.run(plan, chosen, keep, check)
     out = terminal.console()
     view = live.LiveView if out.is_terminal and not out.is_dumb_terminal else live.Lines
     with view(plan, ledger(chosen.home), out) as shown:
@@ -98,7 +97,7 @@ def _watched(plan: Plan, chosen: "Options", notes: list[str], *, quiet: bool) ->
             shown.watch(event)
             keep(event)
 
-        return driver.run(plan, chosen, both)
+        return driver.run(plan, chosen, both, check)
 
 
 def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result") -> int:

@@ -108,7 +108,9 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(
 ) -> None:
     original = driver.run
 
-    def interrupting(plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None]) -> driver.Result:
+    def interrupting(
+        plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None], check: Callable[[], None]
+    ) -> driver.Result:
         ended = 0
 
         def hear(event: driver.Event) -> None:
@@ -118,7 +120,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(
             if ended == 5:
                 raise KeyboardInterrupt
 
-        return original(plan, options, hear)
+        return original(plan, options, hear, check)
 
     monkeypatch.setattr(driver, "run", interrupting)
     stopped = shell.trains()

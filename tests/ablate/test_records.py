@@ -227,3 +227,18 @@ def test_another_schema_version_a_foreign_file_and_mixed_frames_are_refused(writ
     (written / "epochs.parquet").write_bytes((written / "other" / "epochs.parquet").read_bytes())
     with pytest.raises(records.FrameError, match=r"not the file that trials\.parquet was written with"):
         records.read(written)
+
+
+def test_memory_is_a_column_where_it_was_measured(home: Home) -> None:
+    planned = sweep(home)
+    log = Log(home.log(planned.sweep))
+    first, second = epochs(0.5, 0.75)
+    again = record(planned, "short digits/t0/s0", state="done", epochs=(first, second | {"peak_memory_bytes": 5}))
+    log.append("ended", trial=again.trial, record=asdict(again))
+    log.close()
+    table = records.frame(home, planned).epochs
+    assert list(table.columns)[len(EPOCH_KEYS) :] == ["seconds", "auroc", "loss", "peak_memory_bytes"]
+    measured = table[(table.trial == again.trial) & (table.arm == "short")].set_index("epoch").peak_memory_bytes
+    assert measured[2] == 5.0
+    assert table.peak_memory_bytes.count() == 2, "two arms want that trial"
+    assert math.isnan(measured[1])
