@@ -10,9 +10,9 @@ and, where sizes leave it open, from the authors' own lists of test images (@088
 pool tables game equipment; computer keyboards input devices, golf carts golf equipment, power tools machines, seat
 belts belts (so clothes), sewing machines home appliances, bread a baked good, bulletproof vests body armour.
 
-Deviations: none known. Of P1's unknown classes 161 were read in the authors' lists and none besides; the other five have
-no hypernym that could leave them out. P2, and P3's known and negative classes, rest on the rules and the printed sizes
-and were read in places; one place in P3's list and its length leave no other choice of unknowns.
+Deviations: none known. Of P1's unknown classes 161 were read in the authors' lists and none besides; the other five
+have no hypernym that could leave them out. P2, and P3's known and negative classes, rest on the rules and the printed
+sizes and were read in places; one place in P3's list and its length leave no other choice of unknowns.
 """
 
 
