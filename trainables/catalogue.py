@@ -7,16 +7,18 @@ announce methods under the entry point group 'ablate.methods'.
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from trainables import adautomix, gradmix, knn_osr, margin_scores, margins, origin, rlmix, rmix
+from trainables import adautomix, gradmix, greg, knn_osr, margin_scores, margins, origin, pretraining, rlmix, rmix
 from trainables.config import ConfigError, nearest
 from trainables.protocol import Method
 
 METHODS: dict[str, Method] = {
     "adautomix": Method(adautomix.train, adautomix.Config),
     "gradmix": Method(gradmix.train, gradmix.Config),
+    "greg": Method(greg.train, greg.Config),
     "knn_osr": Method(knn_osr.train, knn_osr.Config),
     "margin_scores": Method(margin_scores.train, margin_scores.Config),
     "margins": Method(margins.train, margins.Config),
+    "pretraining": Method(pretraining.train, pretraining.Config),
     "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),
 }

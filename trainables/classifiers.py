@@ -1,8 +1,11 @@
-"""Image classifiers of the mixing literature, as stages, so that a method can mix activations between them.
+"""Image classifiers of the mixing and of the out-of-distribution literature, as stages, so that a method can mix
+activations between them, and look at features before the last layer.
 
 Papers: He et al., Identity Mappings (arXiv 1603.05027); Zagoruyko and Komodakis, Wide ResNets (arXiv 1605.07146); Xie
-et al., ResNeXt (arXiv 1611.05431); He et al. (arXiv 1512.03385). Repositories, whose details differ from the papers:
-minhlong94/Random-Mixup and, for ImageNet, snu-mllab/Co-Mixup.
+et al., ResNeXt (arXiv 1611.05431); He et al. (arXiv 1512.03385); Huang et al., DenseNets (arXiv 1608.06993).
+Repositories, whose details differ from the papers: minhlong94/Random-Mixup and, for ImageNet, snu-mllab/Co-Mixup; for
+WRN-40-2 hendrycks/outlier-exposure, for DenseNet-BC andreasveit/densenet-pytorch, for ResNet-18 and DenseNet-121
+torchvision.
 
 A classifier maps images (B, C, H, W) to logits (B, K). Weights are drawn from the generator passed in, on the CPU, so a
 seed gives one network on every device.
@@ -11,9 +14,10 @@ Deviations:
 1. `width` scales all channels; at 64 each is the published network.
 2. Average pooling is over all pixels, whatever the image's size. At 32 x 32 the kernels of 4 and 8 are that too.
 
-Details worth knowing: the PreAct ResNet has no batch norm before its pooling. The Wide ResNets' convolutions have
-biases, the stride is on a block's second one, the shortcut starts from the raw input, and the last batch norm has
-momentum 0.9. All as released.
+Details worth knowing: the PreAct ResNet has no batch norm before its pooling. The Wide ResNets of the mixing literature
+(16-8, 28-10) have convolutions with biases, the stride on a block's second one, a shortcut from the raw input, and a
+last batch norm of momentum 0.9; the narrow ones (40-2, 10-2) have none of this. All as released. WRN-10-2 and
+DenseNet-BC-22-12 are ours, for small scales.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +26,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainables import densenet
 
 Mixing = Callable[[Tensor], Tensor]
 """Activations (B, C, H, W) -> mixed ones."""
@@ -66,6 +72,23 @@ class WideBlock(nn.Module):
         return out_BCHW
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, the stride on the first, each with a batch norm, around a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv(inputs, outputs, 3, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = _conv(outputs, outputs, 3), nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        h_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+        return F.relu(self.bn2(self.conv2(h_BCHW)) + self.shortcut(x_BCHW))
+
+
 class BottleneckBlock(nn.Module):
     """1x1, 3x3 in groups with the stride, 1x1, each with a batch norm, around a shortcut."""
 
@@ -108,6 +131,11 @@ class Classifier(nn.Module):
             mixing: applied to the activations after the stage numbered `after`, from 1; to the images at 0.
             after: see `mixing`; at most the number of stages.
         """
+        logits_BK: Tensor = self.linear(self.features(x_BCHW, mixing, after))
+        return logits_BK
+
+    def features(self, x_BCHW: Tensor, mixing: Mixing | None = None, after: int = 0) -> Tensor:
+        """What the linear layer is given, (B, D)."""
         if mixing is not None and after == 0:
             x_BCHW = mixing(x_BCHW)
         x_BCHW = self.stem(x_BCHW)
@@ -115,8 +143,8 @@ class Classifier(nn.Module):
             x_BCHW = stage(x_BCHW)
             if mixing is not None and after == number:
                 x_BCHW = mixing(x_BCHW)
-        logits_BK: Tensor = self.linear(self.last(x_BCHW).mean((2, 3)))
-        return logits_BK
+        features_BD: Tensor = self.last(x_BCHW).mean((2, 3))
+        return features_BD
 
 
 def _preact_resnet18(width: int, channels: int, classes: int) -> Classifier:
@@ -163,17 +191,67 @@ def _resnet50(width: int, channels: int, classes: int) -> Classifier:
         ]
         stages.append(nn.Sequential(*blocks))
         inputs = outputs
-    stem = nn.Sequential(
+    return Classifier(_imagenet_stem(channels, width), stages, nn.Identity(), inputs, classes)
+
+
+def _imagenet_stem(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(channels, width, 7, 2, padding=3, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2, padding=1),
     )
-    return Classifier(stem, stages, nn.Identity(), inputs, classes)
 
 
-Name = Literal["preactresnet18", "wrn16_8", "wrn28_10", "resnext29_4x24", "resnet50"]
-Law = Literal["torch", "resnext", "imagenet"]
+def _resnet18(small: bool, width: int, channels: int, classes: int) -> Classifier:
+    stages, inputs = [], width
+    for index in range(4):
+        outputs = width << index
+        stages.append(_chain(BasicBlock, inputs, outputs, 2, 1 if index == 0 else 2))
+        inputs = outputs
+    stem = nn.Sequential(_conv(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+    return Classifier(stem if small else _imagenet_stem(channels, width), stages, nn.Identity(), inputs, classes)
+
+
+def _narrow_resnet(depth: int, width: int, channels: int, classes: int) -> Classifier:
+    """A Wide ResNet of factor 2: 16, then 32, 64 and 128 channels at width 64."""
+    first = max(1, width // 4)
+    stages, inputs = [], first
+    for index in range(3):
+        outputs = max(1, width // 2) << index
+        stages.append(_chain(PreActBlock, inputs, outputs, (depth - 4) // 6, 1 if index == 0 else 2))
+        inputs = outputs
+    last = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
+    return Classifier(_conv(channels, first, 3), stages, last, inputs, classes)
+
+
+def _densenet_bc(depth: int, width: int, channels: int, classes: int) -> Classifier:
+    """DenseNet-BC for small images: three stages, growth 12 at width 64."""
+    growth = max(1, width * 12 // 64)
+    stages, last, features = densenet.stages(((depth - 4) // 6,) * 3, growth, 2 * growth)
+    return Classifier(_conv(channels, 2 * growth, 3), stages, last, features, classes)
+
+
+def _densenet121(width: int, channels: int, classes: int) -> Classifier:
+    stages, last, features = densenet.stages((6, 12, 24, 16), max(1, width // 2), width)
+    return Classifier(_imagenet_stem(channels, width), stages, last, features, classes)
+
+
+Name = Literal[
+    "preactresnet18",
+    "wrn16_8",
+    "wrn28_10",
+    "resnext29_4x24",
+    "resnet50",
+    "wrn40_2",
+    "wrn10_2",
+    "resnet18",
+    "resnet18_imagenet",
+    "densenet_bc_100_12",
+    "densenet_bc_22_12",
+    "densenet121",
+]
+Law = Literal["torch", "resnext", "imagenet", "he"]
 
 CLASSIFIERS: Mapping[str, tuple[Callable[[int, int, int], Classifier], Law]] = {
     "preactresnet18": (_preact_resnet18, "torch"),
@@ -181,9 +259,16 @@ CLASSIFIERS: Mapping[str, tuple[Callable[[int, int, int], Classifier], Law]] = {
     "wrn28_10": (lambda width, channels, classes: _wide_resnet(28, 10, width, channels, classes), "torch"),
     "resnext29_4x24": (_resnext29, "resnext"),
     "resnet50": (_resnet50, "imagenet"),
+    "wrn40_2": (lambda width, channels, classes: _narrow_resnet(40, width, channels, classes), "he"),
+    "wrn10_2": (lambda width, channels, classes: _narrow_resnet(10, width, channels, classes), "he"),
+    "resnet18": (lambda width, channels, classes: _resnet18(True, width, channels, classes), "he"),
+    "resnet18_imagenet": (lambda width, channels, classes: _resnet18(False, width, channels, classes), "he"),
+    "densenet_bc_100_12": (lambda width, channels, classes: _densenet_bc(100, width, channels, classes), "he"),
+    "densenet_bc_22_12": (lambda width, channels, classes: _densenet_bc(22, width, channels, classes), "he"),
+    "densenet121": (_densenet121, "he"),
 }
-"""Name -> how it is built from (width, channels, classes), and the law of its first weights. resnet50 has the stem of
-ImageNet; the others that of small images. A new architecture is a line here."""
+"""Name -> how it is built from (width, channels, classes), and the law of its first weights. resnet50, densenet121 and
+resnet18_imagenet have the stem of ImageNet; the others that of small images. A new architecture is a line here."""
 
 
 def classifier(name: str, width: int, channels: int, classes: int, generator: torch.Generator) -> Classifier:
@@ -215,7 +300,8 @@ def initialise(network: nn.Module, law: Law, generator: torch.Generator) -> None
 
     'torch': all uniform within 1 / sqrt(fan in), biases too, as torch itself does. 'resnext': convolutions normal,
     variance 2 / fan out; linear layers normal, variance 2 / inputs; biases 0. 'imagenet': convolutions likewise; linear
-    layers normal, standard deviation 0.01; biases 0; the last batch norm of every block starts at scale 0.
+    layers normal, standard deviation 0.01; biases 0; the last batch norm of every block starts at scale 0. 'he':
+    convolutions as in 'resnext'; linear layers uniform within 1 / sqrt(inputs); biases 0.
     """
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -238,6 +324,9 @@ def _draw(part: nn.Conv2d | nn.Linear, law: Law, generator: torch.Generator) -> 
         nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=generator)
     elif law == "resnext":
         nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
+    elif law == "he":
+        bound = part.in_features**-0.5
+        part.weight.uniform_(-bound, bound, generator=generator)
     else:
         part.weight.normal_(0.0, 0.01, generator=generator)
     if part.bias is not None:
@@ -245,7 +334,7 @@ def _draw(part: nn.Conv2d | nn.Linear, law: Law, generator: torch.Generator) -> 
 
 
 def _chain(
-    block: type[PreActBlock] | type[WideBlock], inputs: int, outputs: int, count: int, stride: int
+    block: type[PreActBlock] | type[WideBlock] | type[BasicBlock], inputs: int, outputs: int, count: int, stride: int
 ) -> nn.Sequential:
     first = block(inputs, outputs, stride)
     return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(count - 1)))

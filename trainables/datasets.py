@@ -15,6 +15,9 @@ have MNIST's known classes, further ones are drawn the same way, so that a study
 Protocols with negatives (classes that are seen in training, but not as classes) have four sets more: 'negative_train',
 'negative' (of the test part), and what is held out of both training sets, 'validation' and 'negative_validation'.
 
+Protocols for out-of-distribution detection have auxiliary sets and ones to be judged on: `trainables.outside`. Grey and
+colour images are made one kind there, that of the known ones.
+
 Sources: splits, see `trainables.splits`; normalisation constants of the GradMix authors' code (R1 and R2 of the
 specification): none for MNIST, and so none for the digits.
 
@@ -40,10 +43,11 @@ from typing import Any, Literal
 import numpy as np
 
 from trainables import imagenet_classes as imagenet
-from trainables import splits
+from trainables import outside, splits
 from trainables.arraystore import Stored, Writer, open_stored
 from trainables.config import check_types, nearest, require
 from trainables.imageformats import Chunk, DataError
+from trainables.outside import Outside
 from trainables.seeding import numpy_stream
 from trainables.sources import SOURCES, Located, chunks, class_names, find, fingerprint, missing, obtain
 
@@ -88,10 +92,12 @@ class DataSpec:
     """At most so many training images a class, the first in a fixed order; None: all."""
     test_per_class: int | None = None
     """The same for each evaluated set."""
+    auxiliary: int | None = None
+    """At most so many images of each auxiliary set, whatever their classes; None: all."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name, least in (("side", 4), ("per_class", 1), ("test_per_class", 1)):
+        for name, least in (("side", 4), ("per_class", 1), ("test_per_class", 1), ("auxiliary", 1)):
             value = getattr(self, name)
             require(value is None or value >= least, self, name, f"none, or at least {least}")
         require(self.split >= 0, self, "split", "at least 0")
@@ -136,6 +142,8 @@ class Protocol:
     """Unknown classes of each split, if they are not simply all others."""
     negative: splits.Table | splits.Names | None = None
     """Negative classes of each split, of `unknown_source` where there is one; needs `unknown`."""
+    outside: Mapping[str, Outside] = field(default_factory=dict)
+    """Auxiliary and out-of-distribution sets by name, see `trainables.outside`; then there is no set 'unknown'."""
     held_out: float = 0.0
     """Share of the training images, known and negative, that validation gets."""
     side: int | None = None
@@ -149,16 +157,19 @@ class Protocol:
 
     def __post_init__(self) -> None:
         _check_disjoint(self)
+        if self.outside:
+            outside.check_classes(self.source, self.known, self.outside)
 
     @property
     def open_set(self) -> bool:
         """Whether there are unknown images."""
-        return self.known is not None
+        return self.known is not None and not self.outside
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The data sets it needs."""
-        return (self.source, *([self.unknown_source] if self.unknown_source else []))
+        others = [self.unknown_source] if self.unknown_source else []
+        return tuple(dict.fromkeys((self.source, *others, *(each.source for each in self.outside.values()))))
 
 
 def _check_disjoint(protocol: Protocol) -> None:
@@ -184,6 +195,8 @@ def _check_disjoint(protocol: Protocol) -> None:
 
 
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR10_OOD = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_CIFAR100_OOD = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _SVHN = ((0.4376821, 0.4437697, 0.47280442), (0.19803012, 0.20101562, 0.19703614))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -192,6 +205,21 @@ _LETTERS: Mapping[str, Any] = {
     "negative": splits.LETTERS_NEGATIVE,
     "unknown": splits.LETTERS_UNKNOWN,
     "held_out": 0.2,
+}
+
+_FAR: Mapping[str, Outside] = {
+    "far_textures": Outside(source="textures"),
+    "far_svhn": Outside(source="svhn"),
+    "far_places365": Outside(source="places365"),
+    "far_lsun_c": Outside(source="lsun-c"),
+    "far_lsun_r": Outside(source="lsun-r"),
+    "far_isun": Outside(source="isun"),
+}
+"""The six test sets of the literature on CIFAR."""
+_GIVEN: Mapping[str, Outside] = {
+    "far_mnist": Outside(source="mnist"),
+    "far_omniglot": Outside(source="omniglot"),
+    "far_noise": Outside(source="noise-32"),
 }
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -268,6 +296,36 @@ PROTOCOLS: dict[str, Protocol] = {
         unknown=imagenet.P3_UNKNOWN,
         held_out=0.2,
     ),
+    "digits-ood": Protocol(
+        source="digits",
+        known=splits.MNIST,
+        outside={
+            "auxiliary_digits": Outside(source="digits", classes=splits.DIGITS_NEGATIVE),
+            "auxiliary_photos": Outside(source="photos", classes=(("china",),)),
+            "near_digits": Outside(source="digits", classes=splits.DIGITS_UNKNOWN),
+            "far_photos": Outside(source="photos", classes=(("flower",),)),
+            "far_noise": Outside(source="noise-8"),
+        },
+    ),
+    "cifar10-ood": Protocol(
+        source="cifar10",
+        outside={
+            "auxiliary": Outside(source="tinyimagenet", classes=splits.TINY_AUXILIARY, part="train"),
+            "near_tinyimagenet": Outside(source="tinyimagenet", classes=splits.TINY_NEAR),
+            **_GIVEN,
+        },
+        side=32,
+        colour=_CIFAR10_OOD,
+    ),
+    "cifar10-auxiliary": Protocol(
+        source="cifar10", outside={"auxiliary": Outside(source="auxiliary"), **_GIVEN}, side=32, colour=_CIFAR10_OOD
+    ),
+    "cifar10-random300k": Protocol(
+        source="cifar10", outside={"auxiliary": Outside(source="random300k"), **_FAR}, colour=_CIFAR10_OOD
+    ),
+    "cifar100-random300k": Protocol(
+        source="cifar100", outside={"auxiliary": Outside(source="random300k"), **_FAR}, colour=_CIFAR100_OOD
+    ),
     "digits-closed": Protocol(source="digits", endless=True),
     "mnist-closed": Protocol(source="mnist"),
     "svhn-closed": Protocol(source="svhn", colour=_SVHN),
@@ -337,7 +395,8 @@ def open_data(spec: DataSpec, *, cache: Path, source: Path | None = None, downlo
     with _explained(cache):
         located = {name: obtain(name, cache, source, download) for name in protocol.sources}
         states = {name: fingerprint(found) for name, found in located.items()}
-        key = hashlib.sha256(json.dumps([VERSION, asdict(spec), states]).encode()).hexdigest()[:12]
+        asked = {name: value for name, value in asdict(spec).items() if (name, value) != ("auxiliary", None)}
+        key = hashlib.sha256(json.dumps([VERSION, asked, states]).encode()).hexdigest()[:12]
         folder = cache / "prepared" / f"{spec.protocol}-{spec.split}-{key}"
         stored = open_stored(folder, functools.partial(_prepare, spec, located, states, cache))
     sets = {
@@ -446,7 +505,8 @@ def _prepare(
         original = stored[pick.source].arrays[f"{array}.labels"]
         rows = _chosen(pick, original, spec, protocol.held_out)
         invert = protocol.inverted and pick.source == protocol.unknown_source
-        sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert))
+        channels = 1 if SOURCES[protocol.source].mode == "L" else 3
+        sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert, channels))
         writer.put(f"{part}.original", original[rows])
         writer.put(f"{part}.labels", np.array([pick.labels[int(number)] for number in original[rows]], dtype=np.int64))
     if len(sides) > 1:
@@ -454,6 +514,8 @@ def _prepare(
             f"{spec.protocol} would mix images of {' and '.join(map(str, sorted(sides)))}: set `side` in the data spec "
             "to resize them to one size."
         )
+    if protocol.outside:
+        outside.check_images({part: np.load(writer.path(f"{part}.pixels"), mmap_mode="r") for part in wanted})
     writer.notes["parts"] = list(wanted)
     writer.notes["classes"] = [stored[protocol.source].notes["classes"][number] for number in wanted["train"].labels]
 
@@ -470,7 +532,11 @@ class _Pick:
     share: Literal["all", "kept", "held out"] = "all"
     """All images, or those of training that validation does not get, or gets."""
     undivided: bool = False
-    """Whether a class without a test part gives all its images, since none is trained on."""
+    """Whether a class without a test part gives all its images, since none is trained on as known."""
+    limited: bool = True
+    """Whether the spec's limits on the images of a class hold."""
+    most: int | None = None
+    """At most so many images in all; None: no limit."""
 
 
 def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str]]) -> dict[str, _Pick]:
@@ -493,7 +559,23 @@ def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str
         if protocol.held_out:
             wanted["validation"] = replace(wanted["train"], share="held out")
             wanted["negative_validation"] = replace(wanted["negative_train"], share="held out")
-    return wanted
+    return wanted | {name: _pick_outside(protocol, spec, name, names) for name in protocol.outside}
+
+
+def _pick_outside(protocol: Protocol, spec: DataSpec, name: str, names: Mapping[str, Sequence[str]]) -> _Pick:
+    """An auxiliary or out-of-distribution set."""
+    beside, auxiliary = protocol.outside[name], outside.role(name) == "auxiliary"
+    classes = beside.of(spec.split)
+    every = range(len(names[beside.source]))
+    numbers = every if classes is None else _numbers(classes, names[beside.source], beside.source)
+    return _Pick(
+        source=beside.source,
+        of=beside.part,
+        labels=dict.fromkeys(numbers, NEGATIVE if auxiliary else UNKNOWN),
+        undivided=True,
+        most=spec.auxiliary if auxiliary else None,
+        limited=not auxiliary,
+    )
 
 
 def _numbers(classes: splits.Classes, names: Sequence[str], source: str) -> list[int]:
@@ -529,22 +611,32 @@ def _chosen(pick: _Pick, original: np.ndarray, spec: DataSpec, held_out: float) 
         kept = round(len(drawn) * (1 - held_out))
         mine = drawn[:kept] if pick.share == "kept" else drawn[kept:]
         by_class = {number: np.intersect1d(of_class, mine) for number, of_class in by_class.items()}
-    most = spec.per_class if part == "train" else spec.test_per_class
+    most = (spec.per_class if part == "train" else spec.test_per_class) if pick.limited else None
     rows = []
     for number, of_class in by_class.items():
         if most is not None and most < len(of_class):
             of_class = numpy_stream(0, f"{name}/{part}/{number}").permutation(of_class)[:most]
         rows.append(of_class)
-    return np.sort(np.concatenate(rows))
+    every = np.sort(np.concatenate(rows))
+    if pick.most is not None and pick.most < len(every):
+        every = np.sort(numpy_stream(0, f"{name}/{part}/all").permutation(every)[: pick.most])
+    return every
 
 
 def _copy(
-    writer: Writer, part: str, stored: Stored, array: str, rows: np.ndarray, side: int | None, invert: bool
+    writer: Writer,
+    part: str,
+    stored: Stored,
+    array: str,
+    rows: np.ndarray,
+    side: int | None,
+    invert: bool,
+    channels: int,
 ) -> int:
     """Writes the chosen images and returns their side; the whole set as it is costs no second copy."""
     pixels = stored.arrays[f"{array}.pixels"]
     native = int(pixels.shape[1])
-    if side in (None, native) and len(rows) == len(pixels) and not invert:
+    if side in (None, native) and len(rows) == len(pixels) and not invert and pixels.shape[3] == channels:
         writer.link(f"{part}.pixels", stored.folder / f"{array}.pixels.npy")
         return native
     selected = (pixels[rows[start : start + _ROWS]] for start in range(0, len(rows), _ROWS))
@@ -552,6 +644,8 @@ def _copy(
         selected = (_resized(some, side) for some in selected)
     if invert:
         selected = (255 - some for some in selected)
+    if pixels.shape[3] != channels:
+        selected = (_recoloured(some) for some in selected)
     writer.stream(f"{part}.pixels", selected)
     return side or native
 
@@ -564,6 +658,15 @@ def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
     images = [Image.fromarray(image[..., 0] if grey else image) for image in pixels]
     out = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)) for image in images])
     return out[..., None] if grey else out
+
+
+def _recoloured(pixels: np.ndarray) -> np.ndarray:
+    """Grey images in three equal channels; colour images in grey (ITU-R 601, as PIL has it)."""
+    if pixels.shape[3] == 1:
+        return np.repeat(pixels, 3, axis=3)
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in pixels])[..., None]
 
 
 def _digest(stored: Stored) -> str:

@@ -54,6 +54,8 @@ class Source:
     """Reads them."""
     untrained: frozenset[str] = frozenset()
     """Classes whose training images nobody wants, where a class is a folder."""
+    cut: bool = False
+    """Whether images without classes are cut from the middle of larger ones, rather than made smaller first."""
     download: "tuple[str, tuple[Mapping[str, Any], ...]] | None" = None
     """torchvision's class, and the arguments of each call that is needed; None where it cannot download."""
 
@@ -162,7 +164,7 @@ def read_parquet(source: Source, shards: tuple[Path, ...]) -> Iterator[Chunk]:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=_ROWS, columns=[image, label]):
                     encoded = batch.column(image).field("bytes")
-                    pixels = [_decoded(source, e.as_py(), f"{path}, row {row + i}") for i, e in enumerate(encoded)]
+                    pixels = [decoded(source, e.as_py(), f"{path}, row {row + i}") for i, e in enumerate(encoded)]
                     labels = batch.column(label).to_numpy(zero_copy_only=False)
                     yield _stacked(source, pixels, f"{path}, rows {row} on"), _numbered(source, labels, renumber, path)
                     row += len(batch)
@@ -190,7 +192,8 @@ def _numbered(source: Source, labels: np.ndarray, renumber: np.ndarray | None, p
     return numbers
 
 
-def _decoded(source: Source, encoded: bytes | None, where: str) -> np.ndarray:
+def decoded(source: Source, encoded: bytes | None, where: str) -> np.ndarray:
+    """The pixels of an encoded image, grey or in colour as the source's are."""
     from PIL import Image
 
     try:
@@ -357,7 +360,7 @@ def read_tiny(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
             pairs.append((path.parent / "images" / name, number[wnid]))
     for start in range(0, len(pairs), _ROWS):
         part = pairs[start : start + _ROWS]
-        images = [_decoded(source, _bytes_of(image), str(image)) for image, _ in part]
+        images = [decoded(source, bytes_of(image), str(image)) for image, _ in part]
         yield _stacked(source, images, str(part[0][0])), np.array([i for _, i in part], dtype=np.int64)
 
 
@@ -386,7 +389,7 @@ def read_folders(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
 def _square(source: Source, path: Path) -> np.ndarray:
     from PIL import Image
 
-    image = Image.fromarray(_decoded(source, _bytes_of(path), str(path)))
+    image = Image.fromarray(decoded(source, bytes_of(path), str(path)))
     scale = source.side / min(image.size)
     width, height = (max(source.side, int(length * scale)) for length in image.size)
     left, top = round((width - source.side) / 2), round((height - source.side) / 2)
@@ -394,7 +397,8 @@ def _square(source: Source, path: Path) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + source.side, top + source.side)))
 
 
-def _bytes_of(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """What a file holds."""
     try:
         return path.read_bytes()
     except OSError as error:

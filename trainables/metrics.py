@@ -2,6 +2,8 @@
 
 Scores are higher for known (in-distribution) images. Every rate is a fraction in [0, 1].
 
+`fpr95_id_positive` and `fpr95_ood_positive` are two conventions of one name; they are different numbers.
+
 Sources: E. Facco et al., Scientific Reports 7 (2017), 12140 (TwoNN); ARPL, iCGY96/ARPL@3ede8b3 `core/evaluation.py`
 (the variants called 'arpl'); GradMix, gawainxu/comprehensive_osr@d18b920 `ID.py` and `ood_utils.py`.
 
@@ -19,6 +21,18 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+DETECTION: Mapping[str, bool] = MappingProxyType(
+    {"auroc": True, "aupr_in": True, "aupr_out": True, "fpr95_id_positive": False, "fpr95_ood_positive": False}
+)
+"""What a detector's scores are measured by -> whether higher is better: means over out-of-distribution sets."""
+OUTSIDE_SETS = (
+    *("near_digits", "far_photos", "near_tinyimagenet", "far_mnist", "far_omniglot", "far_noise"),
+    *("far_textures", "far_svhn", "far_places365", "far_lsun_c", "far_lsun_r", "far_isun"),
+)
+"""The out-of-distribution sets of all protocols."""
+RADII = (0.05, 0.1, 0.25, 0.5)
+"""L2 radii, in normalised input, at which robustness is measured."""
+
 ACCURACIES = (
     *("accuracy", "accuracy_top5", "accuracy_teacher_one", "accuracy_teacher_mix"),
     *("accuracy_student_one", "accuracy_student_mix"),
@@ -26,10 +40,13 @@ ACCURACIES = (
 """Of a closed set: of one network, or of a student and its teacher, with a one-hot and a mix head."""
 DIRECTION: Mapping[str, bool] = MappingProxyType(
     {
+        **DETECTION,
+        **{f"{name}_{group}": up for name, up in DETECTION.items() for group in ("near", "far")},
+        **{f"{name}_{each}": DETECTION[name] for name in ("auroc", "fpr95_id_positive") for each in OUTSIDE_SETS},
+        **{f"auroc_attacked_{r:g}": True for r in RADII},
+        **{f"{kind}_at_{r:g}": True for kind in ("certified", "estimated", "searched") for r in RADII},
+        **{f"broken_{kind}_{r:g}": False for kind in ("certified", "estimated", "searched") for r in RADII},
         **{f"{name}{rule}": True for name in ACCURACIES for rule in ("", "_best", "_median10")},
-        "aupr_in": True,
-        "aupr_out": True,
-        "auroc": True,
         "auroc_negative": True,
         "ccr_1": True,
         "ccr_1e-1": True,
@@ -47,16 +64,31 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "detection_accuracy": True,
         "ece_10": False,
         "ece_15": False,
+        "energy_auxiliary": True,
+        "energy_id": False,
         "fgsm_error": False,
         "flops": False,
         "fpr_floor": False,
         "fpr_floor_negative": False,
+        "grad_norm_auxiliary": False,
+        "grad_norm_id": False,
+        "grad_norm_ood": False,
+        "gradient_term": False,
+        "hinge_auxiliary": False,
+        "hinge_id": False,
+        "indicator_auxiliary": True,
+        "indicator_id": True,
         "intrinsic_dimension": True,
+        "lam_gradient": False,
+        "lipschitz_certified": False,
+        "lipschitz_estimated": False,
+        "lipschitz_searched": False,
         "linear_accuracy": True,
         "loss": False,
         "loss_class": False,
         "loss_clean": False,
         "loss_generator": False,
+        "loss_score": False,
         "loss_mix": False,
         "loss_norm": False,
         "loss_simclr": False,
@@ -72,6 +104,9 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "norm_unknown_std": False,
         "norm_unknown_tail": False,
         "peak_memory_bytes": False,
+        "radius_certified": True,
+        "radius_estimated": True,
+        "radius_searched": True,
         "reward": True,
         "saturated": False,
         "similarity": True,
@@ -90,7 +125,8 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
     }
 )
 """Every metric that trials report -> whether higher is better. GradMix reads high dimension as richer features; of
-angles and norms (`trainables.margin_scores`) the direction is what their losses aim at."""
+angles and norms (`trainables.margin_scores`) the direction is what their losses aim at; likewise of energies, hinges
+and indicators (`trainables.greg`)."""
 
 
 def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
@@ -108,6 +144,27 @@ def auroc(known: ArrayLike, unknown: ArrayLike) -> float:
     middle_rank = np.cumsum(counts) - (counts - 1) / 2
     n, m = len(positives), len(negatives)
     return float((middle_rank[place[:n]].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def fpr95_id_positive(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Share of unknown images accepted where the share of accepted known ones is closest to 95%, on either side.
+
+    The usual FPR95: known images are the positive ones. Of thresholds that are equally close the lowest counts, and
+    none below the lowest known score. As in the code of outlier exposure, and of what was built on it.
+    """
+    tp, fp = (counts[1:] for counts in _curve(known, unknown))
+    complete = int(np.argmax(tp >= tp[-1]))
+    recall = tp[complete::-1] / tp[-1]
+    return float(fp[complete::-1][np.abs(recall - 0.95).argmin()] / fp[-1])
+
+
+def fpr95_ood_positive(known: ArrayLike, unknown: ArrayLike) -> float:
+    """Share of known images rejected at the first threshold that rejects at least 95% of the unknown ones.
+
+    OpenOOD's and pytorch-ood's FPR95: unknown images are the positive ones. Another number than the above.
+    """
+    tp, fp = _curve(-_scores(unknown, "unknown"), -_scores(known, "known"))
+    return float(fp[np.argmax(tp / tp[-1] >= 0.95)] / fp[-1])
 
 
 def tnr_at_tpr95(known: ArrayLike, unknown: ArrayLike, variant: Literal["default", "arpl"] = "default") -> float:

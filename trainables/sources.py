@@ -14,6 +14,7 @@ from typing import Literal
 
 from trainables import imageformats as formats
 from trainables import imagenet_classes as imagenet
+from trainables import unlabelled
 from trainables.arraystore import locked
 from trainables.imageformats import Chunk, DataError, Files, Source
 
@@ -209,6 +210,33 @@ def _emnist(split: str, classes: tuple[str, ...]) -> Source:
     )
 
 
+def _without_classes(title: str, *folders: str, files: tuple[str, ...] = (), cut: bool = False) -> Source:
+    """Colour images of 32 x 32 pixels of which nobody asks for the class."""
+    return Source(
+        title=title,
+        mode="RGB",
+        side=32,
+        classes=("image",),
+        folders=folders,
+        parts={"train": ()},
+        layout=unlabelled.layout(folders, *files),
+        read=unlabelled.read,
+        cut=cut,
+    )
+
+
+def _noise(mode: Literal["L", "RGB"], side: int) -> Source:
+    return Source(
+        title=f"noise of {side} x {side} pixels",
+        mode=mode,
+        side=side,
+        classes=unlabelled.NOISE,
+        folders=(),
+        parts={"train": ()},
+        read=unlabelled.read_noise,
+    )
+
+
 def _imagenet(known: Wnids, negative: Wnids, unknown: Wnids) -> Source:
     """The classes of one protocol alone: all of ImageNet would be a quarter of a terabyte when decoded."""
     return Source(
@@ -291,5 +319,29 @@ SOURCES: dict[str, Source] = {
     "imagenet-p2": _imagenet(imagenet.P2_KNOWN, imagenet.P2_NEGATIVE, imagenet.P2_UNKNOWN),
     "imagenet-p3": _imagenet(imagenet.P3_KNOWN, imagenet.P3_NEGATIVE, imagenet.P3_UNKNOWN),
     "omniglot": Source(title="Omniglot", mode="L", side=105, folders=("omniglot",), parts={"train": ("train",)}),
+    "photos": Source(
+        title="patches of scikit-learn's photographs",
+        mode="L",
+        side=8,
+        classes=unlabelled.PHOTOS,
+        folders=(),
+        parts={"train": ()},
+        read=unlabelled.read_photos,
+    ),
+    "noise-8": _noise("L", 8),
+    "noise-32": _noise("RGB", 32),
+    "random300k": _without_classes(
+        "300K RandomImages",
+        "300k_random_images",
+        "random300k",
+        "300K_random_images",
+        files=("300K_random_images.npy", "300k_random_images.npy"),
+    ),
+    "auxiliary": _without_classes("auxiliary images of one's own", "auxiliary"),
+    "textures": _without_classes("Textures (DTD)", "textures", "dtd", "Textures"),
+    "places365": _without_classes("Places365", "places365", "places365_10k", "Places365"),
+    "lsun-c": _without_classes("LSUN (cropped)", "lsun-c", "LSUN", "LSUN_C", "lsun_c", cut=True),
+    "lsun-r": _without_classes("LSUN (resized)", "lsun-r", "LSUN_resize", "LSUN_R", "lsun_r"),
+    "isun": _without_classes("iSUN", "isun", "iSUN"),
 }
 """Every data set, by the name that protocols use."""

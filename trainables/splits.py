@@ -110,3 +110,13 @@ TINY_P3_UNKNOWN = _table("""
 4 5 22 27 33 39 45 48 49 50 51 52 53 60 62 74 77 85 90 105 112 119 120 134 149 150 153 158 169 182 183 184 185 189
 """)
 """j odd and divisible by 3; and reptiles, clothing, ungulates, vegetables, aircraft."""
+
+# Auxiliary and out-of-distribution sets beside CIFAR-10 (`trainables.outside`). Ours.
+
+_LIKE_CIFAR10 = (2, 3, 11, 20, 21, 22, *range(24, 33), 52, 70, 94, 108, 115, 116, 121, 133, 153)
+"""TinyImageNet's classes that CIFAR-10's contain, or could be taken for: see `trainables.outside`."""
+_UNLIKE_CIFAR10 = tuple(number for number in range(200) if number not in _LIKE_CIFAR10)
+TINY_NEAR = (_UNLIKE_CIFAR10[3::4],)
+"""Every fourth of the others is held out for evaluation, 44 classes,"""
+TINY_AUXILIARY = (tuple(number for number in _UNLIKE_CIFAR10 if number not in TINY_NEAR[0]),)
+"""and 132 are trained on."""

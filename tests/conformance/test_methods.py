@@ -1,5 +1,6 @@
 """What every method of the catalogue must keep, whatever it trains. A method enters by being listed there."""
 
+import functools
 import io
 import json
 import math
@@ -16,8 +17,10 @@ from trainables.datasets import DataSpec, open_data
 from trainables.metrics import DIRECTION
 from trainables.protocol import Epoch, Needed
 
-SMALL = {"width": 4, "epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
+SMALL = {"width": 4, "epochs": 3, "pretraining_epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
 """Fields that make any method small, where it has them."""
+OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")}
+"""The same for one method alone."""
 NEEDED = {"knn_osr": "gradmix", "margin_scores": "margins"}
 """Method -> what trains the network that it asks for."""
 WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores"}
@@ -27,15 +30,31 @@ WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores"}
 def small(method: str):
     """The method's default config, made small; what it needs likewise."""
     kinds = field_types(METHODS[method].config)
-    fields = {name: value for name, value in SMALL.items() if name in kinds}
+    fields = {name: value for name, value in (SMALL | OWN.get(method, {})).items() if name in kinds}
     fields |= {name: Needed(NEEDED[method], small(NEEDED[method])) for name, kind in kinds.items() if kind is Needed}
     return METHODS[method].config(**fields)
 
 
+AGAINST = {"greg"}
+"""Methods that train against auxiliary images, and so need a protocol that has them."""
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    spec = DataSpec(protocol="digits", side=16, per_class=8, test_per_class=6)
-    return open_data(spec, cache=tmp_path_factory.mktemp("data"))
+def opened(tmp_path_factory):
+    """A function that opens the data of a method."""
+    cache = tmp_path_factory.mktemp("data")
+
+    @functools.cache
+    def of(protocol):
+        spec = DataSpec(protocol=protocol, side=16, per_class=8, test_per_class=6, auxiliary=100)
+        return open_data(spec, cache=cache)
+
+    return lambda method: of("digits-ood" if method in AGAINST else "digits")
+
+
+@pytest.fixture
+def data(opened, start):
+    return opened(start.method)
 
 
 def saved(state):
@@ -47,15 +66,15 @@ def saved(state):
 
 
 @pytest.fixture(scope="module")
-def final_states(data):
+def final_states():
     """Needed config, as text -> its final state."""
     return {}
 
 
 @pytest.fixture(params=sorted(METHODS))
-def start(request, data, final_states):
+def start(request, opened, final_states):
     """A function that starts the method: (seed, resume) -> generator."""
-    config = small(request.param)
+    config, data = small(request.param), opened(request.param)
     needs = {}
     for name, kind in field_types(type(config)).items():
         if kind is Needed:

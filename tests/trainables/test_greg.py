@@ -1,0 +1,357 @@
+"""GReg's losses against golden numbers of the released code, its gradient term against slow loops, and its training."""
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.trainables.toys import images, open_set
+from trainables import classifiers, greg, pretraining
+from trainables.config import ConfigError
+from trainables.datasets import Data, Images
+from trainables.greg import GREG, Config
+from trainables.protocol import Diverged, Needed
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden/openset/11_greg_loss.npz")
+TAGS = ("nobn", "nobn_default_margins", "bn_train", "bn_eval")
+N_ID = int(GOLDEN["num_id"])
+
+
+class Small(nn.Module):
+    """The golden file's network."""
+
+    def __init__(self, normed: bool) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+        self.bn = nn.BatchNorm2d(4) if normed else None
+        self.double()
+        self.load_state_dict(
+            {name: tensor(GOLDEN[f"param/{name}"]) for name, _ in self.named_parameters()}, strict=False
+        )
+
+    def forward(self, x):
+        h = self.conv(x)
+        return self.fc(F.relu(h if self.bn is None else self.bn(h)).mean((2, 3)))
+
+
+def tensor(golden):
+    return torch.tensor(golden)
+
+
+def golden_case(tag):
+    """The network, its images, and the config with the golden margins."""
+    m_in, m_aux = GOLDEN[f"{tag}/m_in_m_out"]
+    network = Small("bn" in tag.split("_")).train(tag != "bn_eval")
+    return network, tensor(GOLDEN["data"]), tensor(GOLDEN["target_id"]), replace(GREG, m_in=m_in, m_aux=m_aux)
+
+
+def close(ours, golden):
+    np.testing.assert_allclose(ours.detach().numpy(), golden, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_energies_losses_and_parameter_gradients_are_the_golden_ones(tag):
+    network, x, labels, config = golden_case(tag)
+    logits = network(x)
+    close(logits, GOLDEN[f"{tag}/logits"])
+    close(greg.energy(logits)[:N_ID], GOLDEN[f"{tag}/energy_in"])
+    close(greg.energy(logits)[N_ID:], GOLDEN[f"{tag}/energy_out"])
+    network, x, labels, config = golden_case(tag)
+    terms = greg.step_terms(config, network, x, labels, 1.0)
+    close(terms["loss_class"], GOLDEN[f"{tag}/ce"])
+    close(0.1 * terms["loss_score"], GOLDEN[f"{tag}/energy_term_times_beta"])
+    close(terms["gradient_term"], GOLDEN[f"{tag}/grad_term"])
+    close(terms["loss"], GOLDEN[f"{tag}/total"])
+    for key, name in (("dgradterm", "gradient_term"), ("dtotal", "loss")):
+        gradients = torch.autograd.grad(terms[name], list(network.parameters()), retain_graph=True, allow_unused=True)
+        for (parameter, weight), gradient in zip(network.named_parameters(), gradients, strict=True):
+            close(torch.zeros_like(weight) if gradient is None else gradient, GOLDEN[f"{tag}/{key}/{parameter}"])
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_the_objective_and_its_input_gradients_are_the_golden_ones(tag):
+    network, x, labels, config = golden_case(tag)
+    x.requires_grad_()
+    J = greg.objective(config, network(x), labels, N_ID)
+    (gradient,) = torch.autograd.grad(J, x)
+    close(J, GOLDEN[f"{tag}/jac_scalar_objective"])
+    close(gradient, GOLDEN[f"{tag}/jac_input_grad"])
+    close(greg.norms(gradient, "l2"), GOLDEN[f"{tag}/jac_norm_per_sample"])
+
+
+def own_norms(network, x):
+    """|| dS_i / dx_i || one image at a time, whatever batch norm adds to other images."""
+    x = x.detach().requires_grad_()
+    S = greg.energy(network(x))
+    rows = [torch.autograd.grad(S[i], x, retain_graph=True)[0][i].flatten() for i in range(len(x))]
+    return torch.linalg.vector_norm(torch.stack(rows), dim=1), S.detach()
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_the_papers_formula_is_the_golden_one_and_n_times_the_codes_without_batch_statistics(tag):
+    network, x, labels, config = golden_case(tag)
+    norms, S = own_norms(network, x)
+    close(norms, GOLDEN[f"{tag}/derived_score_grad_norm_own_sample"])
+    literal = (norms[:N_ID] * (S[:N_ID] <= config.m_in)).mean() + (norms[N_ID:] * (S[N_ID:] >= config.m_aux)).mean()
+    close(literal, GOLDEN[f"{tag}/derived_paper_grad_term"])
+    if tag == "bn_train":  # a step cannot leave the cross terms out there
+        return
+    term = greg.step_terms(replace(config, reduction="paper"), network, x, labels, 1.0)["gradient_term"]
+    close(term, GOLDEN[f"{tag}/derived_paper_grad_term"])
+    factor = greg.reduction_factor(N_ID, len(x) - N_ID)
+    assert factor == 14
+    close(term, factor * GOLDEN[f"{tag}/grad_term"])
+
+
+def test_running_statistics_in_the_gradients_pass_leave_no_cross_terms():
+    network, x, labels, config = golden_case("bn_train")
+    config = replace(config, reduction="paper", gradient_batch_norm="eval", updates="once", m_in=-3.5, m_aux=-3.0)
+    term = greg.step_terms(config, network, x, labels, 1.0)["gradient_term"]
+    assert network.training
+    norms, S = own_norms(network.eval(), x)  # the step's own pass has moved the statistics by now
+    right = (norms[:N_ID] * (S[:N_ID] < -3.5)).mean() + (norms[N_ID:] * (S[N_ID:] > -3.0)).mean()
+    assert float(right) > 0
+    close(term, right.numpy())
+
+
+def literal_term(config, network, x):
+    """The gradient term without batch statistics, image by image from its definition."""
+    total = {"id": [], "aux": []}
+    for i in range(len(x)):
+        one = x[i : i + 1].detach().requires_grad_()
+        S = greg.energy(network(one))[0]
+        group, right = ("id", S.item() < config.m_in) if i < N_ID else ("aux", S.item() > config.m_aux)
+        counted = {"on": right, "off": True, "reversed": not right}[config.indicator]
+        (gradient,) = torch.autograd.grad(S, one)
+        size = 1 if config.reduction == "paper" else (N_ID if group == "id" else len(x) - N_ID)
+        g = gradient.flatten() / size
+        norm = {"l2": g.norm(), "l1": g.abs().sum(), "l2_squared": g.square().sum()}[config.norm]
+        total[group].append(float(norm) if counted and config.where in ("both", group) else 0.0)
+    if config.reduction == "code":
+        return sum(total["id"] + total["aux"]) / len(x)
+    return sum(total["id"]) / N_ID + sum(total["aux"]) / (len(x) - N_ID)
+
+
+@pytest.mark.parametrize(
+    ("indicator", "norm", "where"),
+    list(itertools.product(("on", "off", "reversed"), ("l2", "l2_squared", "l1"), ("both", "id", "aux"))),
+)
+@pytest.mark.parametrize("reduction", ["code", "paper"])
+def test_every_option_of_the_term_is_its_definition_image_by_image(indicator, norm, where, reduction):
+    network, x, labels, config = golden_case("nobn")
+    config = replace(config, indicator=indicator, norm=norm, where=where, reduction=reduction)
+    term = greg.step_terms(config, network, x, labels, 1.0)["gradient_term"]
+    assert float(term.detach()) == pytest.approx(literal_term(config, network, x), rel=1e-10)
+
+
+def test_the_minus_in_the_objective_matters_with_batch_statistics_alone():
+    for tag, same in (("nobn", True), ("bn_train", False)):
+        network, x, _, config = golden_case(tag)
+        x.requires_grad_()
+        S = greg.energy(network(x))
+        right, slip = -F.relu(config.m_in - S[:N_ID]).mean(), F.relu(config.m_in - S[:N_ID]).mean()
+        aux = F.relu(S[N_ID:] - config.m_aux).mean()
+        one, other = (
+            greg.norms(torch.autograd.grad(id_part + aux, x, retain_graph=True)[0], "l2") for id_part in (right, slip)
+        )
+        assert torch.allclose(one, other) == same
+
+
+@pytest.mark.parametrize("updates", ["once", "twice"])
+def test_one_pass_is_what_the_codes_two_passes_are(updates):
+    """A second forward pass for the gradient, as released: same loss, same gradients, same running statistics."""
+    network, x, labels, config = golden_case("bn_train")
+    config = replace(config, updates=updates)
+    terms = greg.step_terms(config, network, x, labels, 1.0)
+    ours = torch.autograd.grad(terms["loss"], list(network.parameters()))
+    slow, *_ = golden_case("bn_train")
+    first = slow(x)
+    loss = F.cross_entropy(first[:N_ID], labels) + 0.1 * greg.base_loss(config, first, N_ID)
+    statistics = {name: values.clone() for name, values in slow.named_buffers()}
+    again = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(greg.objective(config, slow(again), labels, N_ID), again, create_graph=True)
+    loss = loss + gradient.flatten(1).norm(dim=1).mean()
+    theirs = torch.autograd.grad(loss, list(slow.parameters()))
+    torch.testing.assert_close(terms["loss"], loss)
+    torch.testing.assert_close(ours, theirs)
+    wanted = dict(slow.named_buffers()) if updates == "twice" else statistics
+    for name in ("bn.running_mean", "bn.running_var"):
+        torch.testing.assert_close(dict(network.named_buffers())[name], wanted[name])
+    assert network.bn.momentum == 0.1
+
+
+def test_outlier_exposure_is_cross_entropy_to_the_uniform_distribution_less_a_constant():
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uniform = torch.full((6, 5), 0.2, dtype=torch.float64)
+    torch.testing.assert_close(greg.exposure(logits), F.cross_entropy(logits, uniform))
+    flat = torch.zeros(2, 5, dtype=torch.float64)
+    assert float(greg.exposure(flat)) == pytest.approx(math.log(5))
+
+
+def test_hinges_are_zero_where_both_groups_are_beyond_their_margins_and_grow_by_squares():
+    S_id, S_aux = torch.tensor([-30.0, -26.0]), torch.tensor([-6.0, 0.0])
+    assert greg.hinges(S_id, S_aux, -25.0, -7.0) == 0
+    assert greg.hinges(torch.tensor([-22.0, -26.0]), torch.tensor([-9.0]), -25.0, -7.0) == 9 / 2 + 4
+
+
+def test_scores_are_high_for_what_looks_known():
+    sure, unsure = torch.tensor([[9.0, 0.0, -1.0]]), torch.tensor([[0.1, 0.0, 0.2]])
+    for config in (greg.ENERGY, greg.OE, greg.DOS):
+        assert greg.known_score(config, sure) > greg.known_score(config, unsure)
+
+
+def test_the_gradient_of_the_loss_itself_is_the_codes_for_a_class_of_its_own():
+    network, x, labels, _ = golden_case("nobn")
+    labels = labels % 4
+    config = replace(greg.DOS, lam_gradient=1.0, gradient_of="loss", indicator="off", updates="twice")
+    term = greg.step_terms(config, network, x, labels, 1.0)["gradient_term"]
+    again = x.detach().requires_grad_()
+    logits = network(again)
+    loss = F.cross_entropy(logits[:N_ID], labels) + F.cross_entropy(logits[N_ID:], torch.full((8,), 4))
+    (gradient,) = torch.autograd.grad(loss, again)
+    close(term, gradient.flatten(1).norm(dim=1).mean().numpy())
+
+
+# Training
+
+
+def detection_data(auxiliary=60, near=6, seed=1):
+    """Three known classes; auxiliary, near and far images of noise with other statistics."""
+    data, rng = open_set(), np.random.default_rng(seed)
+    dark = Images(rng.integers(0, 60, (auxiliary, 16, 16, 3), dtype=np.uint8), np.full(auxiliary, -1))
+    others = {
+        "auxiliary": dark,
+        "near_digits": Images(images(np.full(near, 3), 16, 3, rng), np.full(near, -2)),
+        "far_noise": Images(rng.integers(0, 60, (12, 16, 16, 3), dtype=np.uint8), np.full(12, -2)),
+    }
+    return Data(data.spec, data.classes, data.train, data.test, others, data.mean, data.std)
+
+
+TINY = {
+    "network": "wrn10_2",
+    "width": 8,
+    "batch": 6,
+    "epochs": 6,
+    "learning_rate": 0.02,
+    "flip": False,
+    "padding": 0,
+    "clusters": 4,
+}
+
+
+@pytest.mark.parametrize("sampling", ["random", "greedy", "one_way", "two_way", "posterior"])
+def test_training_tells_auxiliary_images_from_known_ones_and_what_resembles_them(sampling):
+    config = Config(**TINY, sampling=sampling, evaluate_every=0)
+    epochs = [epoch.metrics for epoch in greg.train(config, detection_data(), seed=0, device="cpu")]
+    assert epochs[-1]["loss"] < 0.6 * epochs[0]["loss"]
+    assert epochs[-1]["energy_id"] < epochs[-1]["energy_auxiliary"] - 3
+    assert epochs[-1]["auroc_far_noise"] > 0.95
+    assert "auroc" not in epochs[0]
+
+
+def test_the_gradient_term_makes_the_energy_flatter():
+    data, last = detection_data(), {}
+    for lam in (0.0, 30.0):
+        config = Config(**TINY, lam_gradient=lam, updates="once", indicator="off")
+        *_, epoch = greg.train(config, data, seed=0, device="cpu")
+        last[lam] = epoch.metrics
+    assert last[30.0]["grad_norm_id"] < 0.8 * last[0.0]["grad_norm_id"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(**TINY, sampling="two_way", dual=True, optimizer="adam"),
+        Config(**TINY, sampling="posterior", schedule="steps", milestones=(3,)),
+        replace(greg.DOS, **TINY, window=(2, 12)),
+    ],
+    ids=["two-way, dual, adam", "posterior", "dos"],
+)
+def test_resuming_gives_the_same_bits(config):
+    data = detection_data()
+    whole = [(epoch.metrics, epoch.state()) for epoch in greg.train(config, data, seed=3, device="cpu")]
+    again = [(e.metrics, e.state()) for e in greg.train(config, data, seed=3, device="cpu", resume=whole[2][1])]
+    assert [metrics for metrics, _ in again] == [metrics for metrics, _ in whole[3:]]
+    for name, values in again[-1][1]["weights"].items():
+        assert torch.equal(values, whole[-1][1]["weights"][name])
+
+
+def test_dual_ascent_moves_the_weight_by_how_far_the_term_is_from_its_target():
+    config = Config(**TINY, dual=True, indicator="off", evaluate_every=0)
+    first = next(greg.train(config, detection_data(), seed=0, device="cpu")).metrics
+    steps = 4
+    assert first["lam_gradient"] == pytest.approx(1 + 0.1 * steps * (first["gradient_term"] - 0.01), rel=1e-5)
+
+
+def test_fine_tuning_starts_from_what_another_trial_left():
+    data = detection_data()
+    first = pretraining.Config(network="wrn10_2", width=8, batch=6, pretraining_epochs=3, flip=False, padding=0)
+    *_, trained = pretraining.train(first, data, seed=0, device="cpu")
+    state = trained.state()
+    config = Config(**{**TINY, "epochs": 1, "learning_rate": 1e-9, "floor": 1e-9}, start=Needed("pretraining", first))
+    tuned = next(greg.train(config, data, seed=0, device="cpu", start=state)).state()
+    network = classifiers.rebuild(tuned["network"], tuned["weights"])
+    for name, weight in network.named_parameters():
+        torch.testing.assert_close(weight, state["weights"][name])
+    assert (
+        next(iter(greg.train(config, data, seed=0, device="cpu", start=state))).metrics["accuracy"]
+        == (trained.metrics["accuracy"])
+    )
+
+
+def test_a_start_that_is_missing_or_of_another_network_is_refused():
+    config = Config(**TINY, start=Needed("pretraining", pretraining.Config()))
+    with pytest.raises(ValueError, match="no network to start from"):
+        next(greg.train(config, detection_data(), seed=0, device="cpu"))
+    other = classifiers.classifier("wrn10_2", 4, 3, 3, torch.Generator().manual_seed(0))
+    state = {"network": other.description, "weights": other.state_dict()}
+    with pytest.raises(ValueError, match="'width': 4"):
+        next(greg.train(config, detection_data(), seed=0, device="cpu", start=state))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"m_in": -7.0}, "m_in must be finite and below m_aux"),
+        ({"m_in": -5.0}, "m_in must be finite and below m_aux"),
+        ({"m_in": -math.inf}, "m_in must be finite"),
+        ({"clusters": 65, "candidates": 64, "sampling": "one_way"}, "clusters must be at most the 64 candidates"),
+        ({"window": (10, 10)}, "window must be two places"),
+        ({"candidates": 10}, "candidates must be none, or at least batch=64"),
+        ({"base": "dos"}, "gradient_of must be one of loss"),
+        ({"gradient_of": "msp"}, "indicator must be 'off'"),
+        ({"gradient_batch_norm": "eval"}, "updates must be 'once'"),
+        ({"lam_gradient": 0.0, "dual": True}, "dual must be false"),
+        ({"base": "dos", "lam_gradient": 0.0, "start": Needed("pretraining", pretraining.Config())}, "start must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+    ],
+)
+def test_configs_that_contradict_themselves_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**fields)
+
+
+def test_auxiliary_sets_that_do_not_suit_are_refused():
+    config = Config(**TINY)
+    with pytest.raises(ConfigError, match=r"no auxiliary images\. Those that have: digits-ood"):
+        next(greg.train(config, open_set(), seed=0, device="cpu"))
+    with pytest.raises(ConfigError, match="has 4 images; set batch to at most that"):
+        next(greg.train(config, detection_data(auxiliary=4), seed=0, device="cpu"))
+    few = replace(config, sampling="one_way", clusters=30)
+    with pytest.raises(ConfigError, match=r"15 for a step of 6 known images; .* there must be 30"):
+        next(greg.train(few, detection_data(), seed=0, device="cpu"))
+
+
+def test_energies_that_are_not_finite_end_the_training():
+    config = Config(**{**TINY, "learning_rate": 1e18})
+    with pytest.raises(Diverged):
+        list(greg.train(config, detection_data(), seed=0, device="cpu"))

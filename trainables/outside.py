@@ -1,0 +1,98 @@
+"""Sets of images beside a data set's own: auxiliary ones to train against, out-of-distribution ones to be judged on.
+
+Their names say what they are for: 'auxiliary...' is trained on, 'near_...' and 'far_...' are evaluated and averaged
+apart. No class and no image may be in two roles; both are checked, the classes when a protocol is declared, the images
+when its data are prepared.
+
+Which classes overlap with CIFAR-10's was read off WordNet names, once, generously: all cats, dogs, birds and frogs,
+cars and vans, boats, and the gazelle beside the deer.
+
+Source: GReg (arXiv 2404.12368), section 4, and o4lc/Greg-OOD for its six test sets. Deviations: none known.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from trainables import splits
+from trainables.imageformats import DataError
+
+ROLES = ("auxiliary", "near", "far")
+"""How the names of sets begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """One such set: classes of a data set."""
+
+    source: str
+    """Key of `sources.SOURCES`."""
+    classes: splits.Table | splits.Names | None = None
+    """In each split of the protocol, or in the one there is; None: all."""
+    part: Literal["train", "test"] = "test"
+    """Of a data set that has both; one without a test part gives all its images."""
+
+    def of(self, split: int) -> splits.Classes | None:
+        """Its classes in one split."""
+        return None if self.classes is None else self.classes[min(split, len(self.classes) - 1)]
+
+
+def role(name: str) -> str:
+    """'auxiliary', 'near' or 'far'; empty for any other set."""
+    return next((each for each in ROLES if name == each or name.startswith(f"{each}_")), "")
+
+
+def check_classes(own: str, known: splits.Table | splits.Names | None, sets: Mapping[str, Outside]) -> None:
+    """Raises DataError where a set's name has no role, or a class would play two of them in one split.
+
+    Args:
+        own: the data set that is trained on.
+        known: its known classes in each split; None: all.
+        sets: name -> set.
+    """
+    everything = {"the known classes": Outside(source=own, classes=known)} | dict(sets)
+    length = max(len(each.classes) if each.classes else 1 for each in everything.values())
+    for name in sets:
+        if not role(name):
+            raise DataError(f"the set {name!r} has no role: its name must begin with {', '.join(ROLES)}.")
+    for (one, first), (other, second) in itertools.combinations(everything.items(), 2):
+        if first.source != second.source or (role(one) == role(other) == "auxiliary"):
+            continue
+        for split in range(length):
+            here, there = first.of(split), second.of(split)
+            shared = set(here or there or ()) & set(there or here or ())
+            if shared or (here is None and there is None):
+                which = ", ".join(map(str, sorted(shared, key=str)[:5])) or "all"
+                raise DataError(
+                    f"the classes of {one} and {other} overlap: {which} of {first.source!r}, split {split}. A class "
+                    "may have one role."
+                )
+
+
+def check_images(pixels: Mapping[str, np.ndarray]) -> None:
+    """Raises DataError where an auxiliary image is, pixel by pixel, one that is trained as known or evaluated.
+
+    Args:
+        pixels: every set of a protocol, (N, H, W, C) uint8.
+    """
+    auxiliary = [name for name in pixels if role(name) == "auxiliary"]
+    if not auxiliary:
+        return
+    others = {name: _fingerprints(array) for name, array in pixels.items() if name not in auxiliary}
+    for name in auxiliary:
+        mine = _fingerprints(pixels[name])
+        for other, theirs in others.items():
+            shared = mine & theirs
+            if shared:
+                raise DataError(
+                    f"{len(shared)} of the {len(pixels[name])} images of {name!r} are also in {other!r}. An auxiliary "
+                    "image may be neither known nor evaluated: give other auxiliary images, or remove these."
+                )
+
+
+def _fingerprints(pixels: np.ndarray) -> set[bytes]:
+    return {hashlib.blake2b(image.tobytes(), digest_size=12).digest() for image in pixels}
