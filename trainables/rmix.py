@@ -22,8 +22,9 @@ Deviations:
    computes all and throws them away.
 4. The other methods have no such pass; in the released loop all have it, `vanilla` too, with its update of batch norm.
 5. CutMix and FMix may give an image itself for partner; OpenMixup draws again.
-6. PuzzleMix and Co-Mixup need graph cuts and are not here, nor is the code's unused option to keep the least salient
-   patches. RL-Mix, which chooses the percentiles by a policy, is `trainables.rlmix`.
+6. PuzzleMix and Co-Mixup have settings of their own, in their files; here the released ones. RL-Mix, which chooses the
+   percentiles by a policy, is `trainables.rlmix`. The code's unused option to keep the least salient patches is not
+   here.
 7. The ImageNet path (ResNet-50, `partner="flip"`, `clean_weight=1`, `schedule="imagenet_fast"`) has one image size; the
    released one grows its crops from 128 to 224 pixels.
 8. Cross-entropies of two labels are written as one of a soft label.
@@ -45,12 +46,36 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables import augment, classification, classifiers, loop, mixes, openset, schedules, seeding
+from trainables import (
+    augment,
+    classification,
+    classifiers,
+    comixup,
+    graphcuts,
+    loop,
+    mixes,
+    openset,
+    puzzlemix,
+    schedules,
+    seeding,
+)
 from trainables.config import ConfigError, check_types, require
 from trainables.datasets import Data
 from trainables.protocol import Epoch, State
 
-Mix = Literal["vanilla", "mixup", "manifold", "cutmix", "saliencymix", "fmix", "resizemix", "gridmix", "rmix"]
+Mix = Literal[
+    "vanilla",
+    "mixup",
+    "manifold",
+    "cutmix",
+    "saliencymix",
+    "fmix",
+    "resizemix",
+    "gridmix",
+    "puzzlemix",
+    "comixup",
+    "rmix",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +126,11 @@ class Config:
 
     # Mixing
     mix: Mix = "rmix"
-    """What is done to a batch."""
+    """What is done to a batch. 'puzzlemix' and 'comixup' need the extra 'graphcut'."""
     probability: float = 1.0
     """Share of batches that are mixed. [C] 0.5 for CutMix+, 1 for all others."""
     alpha: float = 1.0
-    """lam ~ Beta(alpha, alpha), and ResizeMix's tau. [P] 1 on CIFAR, [C] 0.2 on ImageNet."""
+    """lam ~ Beta(alpha, alpha), ResizeMix's tau, Co-Mixup's Dirichlet. [P] 1 on CIFAR, [C] 0.2 on ImageNet."""
     lam_per: Literal["batch", "sample"] = "batch"
     """One lam for the batch [C], or one an image; Mixup, Manifold Mixup and R-Mix only."""
     partner: Literal["random", "flip"] = "random"
@@ -122,7 +147,8 @@ class Config:
     """Batch norm in the saliency pass: batch statistics, which update the running ones [C]; the running ones; batch
     statistics that update nothing."""
     clean_weight: float = 0.0
-    """Weight of the clean images' own gradient in the update. [C] 0 on CIFAR, 1 on ImageNet."""
+    """Weight of the clean images' own gradient in the update, of their cross-entropy; of that times 2 / K with 'bce'.
+    [C] 0 on CIFAR, 1 on ImageNet; Co-Mixup's is 1 with 'bce'."""
 
     # Evaluation
     evaluate_every: int = 1
@@ -159,14 +185,17 @@ def _check_mixing(config: Config) -> None:
     require(len(set(config.patches)) == len(config.patches), config, "patches", "different numbers")
     one_lam = "'batch' for a mix that cuts boxes or masks: they have one lam for the batch"
     require(config.lam_per == "batch" or config.mix in _LAM_OF_ITS_OWN, config, "lam_per", one_lam)
-    clean = "0 where there is no saliency pass: mix is not 'rmix'"
-    require(config.clean_weight == 0 or config.mix == "rmix", config, "clean_weight", clean)
+    clean = f"0 where there is no saliency pass: mix is not one of {', '.join(map(repr, _BY_SALIENCY))}"
+    require(config.clean_weight == 0 or config.mix in _BY_SALIENCY, config, "clean_weight", clean)
     eval_clean = "'train' or 'frozen' where clean_weight is above 0: the weights' gradient needs batch statistics"
     require(config.clean_weight == 0 or config.saliency_mode != "eval", config, "saliency_mode", eval_clean)
 
 
 _LAM_OF_ITS_OWN = ("vanilla", "mixup", "manifold", "rmix")
 """Mixes that can have one lam for each image."""
+_BY_SALIENCY = ("rmix", "puzzlemix", "comixup")
+"""Mixes that ask the network first where to look."""
+_BY_GRAPH_CUT = ("puzzlemix", "comixup")
 
 RMIX = Config()
 """R-Mix on CIFAR-100 as released."""
@@ -174,6 +203,10 @@ CUTMIX_PLUS = replace(RMIX, mix="cutmix", probability=0.5)
 """CutMix in R-Mix's pipeline. [P] "CutMix+"; the probability is in the code alone."""
 QUOTED: dict[str, Any] = {"schedule": "multi_step", "learning_rate": 0.2, "loss": "bce", "box": "real"}
 """Fields of the pipeline whose published numbers the paper quotes for Vanilla, Input, Manifold and CutMix."""
+PUZZLEMIX = replace(RMIX, mix="puzzlemix", saliency_mode="eval")
+"""PuzzleMix in R-Mix's pipeline; its own has MultiStep and binary cross-entropy."""
+COMIXUP = replace(RMIX, mix="comixup", alpha=2.0, clean_weight=1.0)
+"""Co-Mixup likewise."""
 IMAGENET = replace(
     RMIX,
     network="resnet50",
@@ -355,6 +388,8 @@ class Step:
     mixed: bool
     random: np.random.Generator
     """On the host, for what else a mix draws: boxes, masks, layers."""
+    std: Sequence[float] = (1.0,)
+    """Of the normalisation, a number or one for each channel."""
 
 
 # A training step
@@ -363,8 +398,8 @@ class Step:
 def step_loss(config: Config, network: classifiers.Classifier, step: Step, classes: int) -> dict[str, Tensor]:
     """The loss of one step, ready for `backward`; where `clean_weight` asks for it, with the clean images' own."""
     loss = soft_cross_entropy if config.loss == "ce" else binary_cross_entropy
-    if config.mix == "rmix" and step.mixed:
-        return _rmix_loss(config, network, step, classes, loss)
+    if config.mix in _BY_SALIENCY and step.mixed:
+        return _salient_loss(config, network, step, classes, loss)
     if config.mix == "manifold" and step.mixed:
         after, lam_B111 = int(step.random.integers(3)), step.lam_B.view(-1, 1, 1, 1)
         targets_BK = mixed_labels(step.labels_B, step.partner_B, step.lam_B.view(-1, 1), classes)
@@ -378,7 +413,7 @@ def step_loss(config: Config, network: classifiers.Classifier, step: Step, class
     return {"loss": loss(logits_of(config, network, x_BCHW), targets_BK)}
 
 
-def _rmix_loss(
+def _salient_loss(
     config: Config,
     network: classifiers.Classifier,
     step: Step,
@@ -387,13 +422,25 @@ def _rmix_loss(
 ) -> dict[str, Tensor]:
     phi_BHW, clean, _ = saliency_pass(config, network, step)
     with torch.no_grad():
-        z_Bpp = normalised(pooled(phi_BHW, step.p))
-        lam_B11 = step.lam_B.view(-1, 1, 1)
-        mixed_BCHW, targets_BK = rmix(step.x_BCHW, step.labels_B, z_Bpp, step.q_B, lam_B11, step.partner_B, classes)
+        mixed_BCHW, targets_BK = _by_saliency(config, step, phi_BHW, classes)
     total = loss(logits_of(config, network, mixed_BCHW), targets_BK)
     if config.clean_weight > 0:
-        total = total + config.clean_weight * clean * (classes / 2)
+        total = total + config.clean_weight * clean * (classes / 2 if config.loss == "ce" else 1)
     return {"loss": total}
+
+
+def _by_saliency(config: Config, step: Step, phi_BHW: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Mixed images and soft labels."""
+    x_BCHW, labels_B, partner_B = step.x_BCHW, step.labels_B, step.partner_B
+    if config.mix == "rmix":
+        z_Bpp = normalised(pooled(phi_BHW, step.p))
+        return rmix(x_BCHW, labels_B, z_Bpp, step.q_B, step.lam_B.view(-1, 1, 1), partner_B, classes)
+    if config.mix == "puzzlemix":
+        n = int(step.random.choice(puzzlemix.fitting(puzzlemix.SETTINGS, x_BCHW.shape[2])))
+        mixed_BCHW, own_B1 = puzzlemix.puzzlemix(x_BCHW, phi_BHW, partner_B, step.lam, n, step.std)
+        return mixed_BCHW, mixed_labels(labels_B, partner_B, own_B1, classes)
+    mixed_BCHW, weights_BB = comixup.comixup(x_BCHW, phi_BHW, config.alpha, step.random)
+    return mixed_BCHW, weights_BB @ F.one_hot(labels_B, classes).to(weights_BB.dtype)
 
 
 def saliency_pass(config: Config, network: classifiers.Classifier, step: Step) -> tuple[Tensor, Tensor, Tensor]:
@@ -455,9 +502,12 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
     The final state rebuilds the network: `classifiers.rebuild(state["network"], state["weights"])`.
 
     Raises:
-        ConfigError: a batch larger than the training set; patches that do not divide the images' sides.
+        ConfigError: a batch larger than the training set; patches that do not divide the images' sides; PyMaxflow is
+            wanted and not installed.
         Diverged: a loss or weight is no longer finite.
     """
+    if config.mix in _BY_GRAPH_CUT:
+        graphcuts.require_package(config.mix)
     pixels_NHWC, labels_N = loop.resident(data, config.batch, device)
     check_images(config, pixels_NHWC.shape[1:])
     classes, steps = len(data.classes), len(labels_N) // config.batch
@@ -503,7 +553,7 @@ def batches(config: Config, data: Data, pixels_NHWC: Tensor, labels_N: Tensor, s
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         drawn = (draws.partner_SB[s], draws.q_SB[s], draws.lam_SB[s], float(draws.lam_S[s]))
         host = seeding.numpy_stream(seed, f"mix/{epoch}/{s}")
-        yield Step(x_BCHW, labels_N[order_B], *drawn, draws.p_S[s], draws.mixed_S[s], host)
+        yield Step(x_BCHW, labels_N[order_B], *drawn, draws.p_S[s], draws.mixed_S[s], host, colours[1])
 
 
 def constants(config: Config, data: Data) -> tuple[Sequence[float], Sequence[float]]:
@@ -515,7 +565,7 @@ def check_images(config: Config, shape: Sequence[int]) -> None:
     """Checks a config against images of that shape (H, W, C).
 
     Raises:
-        ConfigError: patches that do not divide the sides; constants for other channels.
+        ConfigError: patches or grids that do not divide the sides; constants for other channels.
     """
     height, width, channels = shape
     for p in config.patches if config.mix == "rmix" else ():
@@ -525,6 +575,10 @@ def check_images(config: Config, shape: Sequence[int]) -> None:
                 f"patches={config.patches!r} is not allowed: {p} does not divide images of {height} x {width} pixels. "
                 f"Set patches to numbers among {divisors}, or another side of the images."
             )
+    if config.mix == "puzzlemix":
+        puzzlemix.check_images(puzzlemix.SETTINGS, height, width)
+    if config.mix == "comixup":
+        comixup.check_images(comixup.SETTINGS, height, width)
     if config.colour == "released" and channels != len(RELEASED_MEAN):
         raise ConfigError(
             f"colour='released' is not allowed: its constants are for {len(RELEASED_MEAN)} channels, and these images "

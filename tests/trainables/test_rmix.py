@@ -1,5 +1,6 @@
 """R-Mix: golden numbers of the released code, the step written plainly from the equations, properties, bad input."""
 
+import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from trainables.rmix import Config
 GOLDEN = Path(__file__).parents[1] / "golden" / "mixing"
 TINY = Config(width=4, epochs=2, batch=8)
 MIXES = ("vanilla", "mixup", "manifold", "cutmix", "saliencymix", "fmix", "resizemix", "gridmix", "rmix")
+CUTS = ("puzzlemix", "comixup")
+"""Mixes that need the extra 'graphcut'."""
+INSTALLED = pytest.mark.skipif(importlib.util.find_spec("maxflow") is None, reason="needs the extra 'graphcut'")
 
 
 def golden(name: str) -> dict[str, torch.Tensor]:
@@ -288,7 +292,8 @@ def test_the_saliency_pass_asks_for_no_gradients_of_weights():
         ({"mix": "cutmix", "lam_per": "sample"}, "one lam for the batch"),
         ({"mix": "mixup", "clean_weight": 1.0}, "no saliency pass"),
         ({"saliency_mode": "eval", "clean_weight": 1.0}, "saliency_mode"),
-        ({"mix": "puzzlemix"}, "mix must be one of"),
+        ({"mix": "puzzle"}, "mix must be one of"),
+        ({"mix": "puzzlemix", "lam_per": "sample"}, "one lam for the batch"),
         ({"learning_rate": math.inf}, "learning_rate"),
         ({"milestones": (200, 100)}, "milestones"),
         ({"momentum": 0.0, "cycle_momentum": False}, "nesterov"),
@@ -312,7 +317,7 @@ def test_constants_for_three_channels_are_refused_on_grey_images():
         next(rmix.train(replace(TINY, colour="released"), open_set(channels=1), seed=0, device="cpu"))
 
 
-@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("mix", [*MIXES, *(pytest.param(mix, marks=INSTALLED) for mix in CUTS)])
 def test_every_mix_trains_and_resumes_to_the_same_numbers(mix):
     config = replace(TINY, mix=mix, loss="bce" if mix == "cutmix" else "ce")
     data = open_set()
@@ -322,6 +327,20 @@ def test_every_mix_trains_and_resumes_to_the_same_numbers(mix):
     assert second[0]["accuracy_best"] == max(first[0]["accuracy"], second[0]["accuracy"])
     assert "fgsm_error" in second[0]
     assert "fgsm_error" not in first[0]
+
+
+@pytest.mark.parametrize("mix", CUTS)
+def test_without_its_package_a_graph_cut_names_the_extra(mix, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=rf"mix='{mix}' needs graph cuts.*ablate\[graphcut\]"):
+        next(rmix.train(replace(TINY, mix=mix), open_set(), seed=0, device="cpu"))
+
+
+@INSTALLED
+@pytest.mark.parametrize(("mix", "side"), [("puzzlemix", 7), ("comixup", 10), ("comixup", 4)])
+def test_images_that_a_grid_does_not_fit_say_so(mix, side):
+    with pytest.raises(ConfigError, match=rf"is not defined for images of {side} x {side} pixels.*multiple of"):
+        next(rmix.train(replace(TINY, mix=mix, patches=(1,)), open_set(side=side), seed=0, device="cpu"))
 
 
 def test_mixes_train_different_networks():
