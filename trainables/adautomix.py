@@ -83,14 +83,15 @@ class Config:
     """[P] SGD; AdamW for Swin-T and ConvNeXt-T."""
     learning_rate: float = 0.1
     """At the start; [P] 0.1 on CIFAR-100, 0.2 on Tiny-ImageNet."""
-    floor: float = 0.05
-    """At the end of the cosine, which moves by the epoch. [C] 0.05 on CIFAR-100, 0 for mixes by hand; [P] unsaid."""
+    floor: float = 0.5
+    """What the cosine, which moves by the epoch, ends at, as a share of the learning rate. [C] half on CIFAR-100, 0 for
+    mixes by hand; [P] unsaid."""
     warmup: int = 0
     """Epochs over which the rate rises from 0, by the step. [C] 20 for Swin-T and ConvNeXt-T."""
     generator_rate: float | None = None
     """The generator's learning rate at the start; none: the same as the networks'. [C] so on CIFAR-100."""
     generator_floor: float | None = None
-    """And at the end; none: the same as the networks'."""
+    """And its share at the end; none: the same as the networks'."""
     momentum: float = 0.9
     """Of SGD. [P]"""
     weight_decay: float = 1e-4
@@ -206,11 +207,10 @@ def _check_training(config: Config) -> None:
         require(0 < getattr(config, field) < math.inf, config, field, "above 0 and finite")
     for field in ("weight_decay", "area_weight"):
         require(0 <= getattr(config, field) < math.inf, config, field, "at least 0 and finite")
-    for rate, floor in (("learning_rate", "floor"), ("generator_rate", "generator_floor")):
-        peak, low = getattr(config, rate), getattr(config, floor)
-        require(peak is None or 0 < peak < math.inf, config, rate, "above 0 and finite, or none")
-        below = low is None or 0 <= low <= (math.inf if peak is None else peak)
-        require(below, config, floor, f"at least 0 and at most {rate}")
+    require(0 <= config.floor <= 1, config, "floor", "a share of the learning rate, between 0 and 1")
+    rate, share = config.generator_rate, config.generator_floor
+    require(rate is None or 0 < rate < math.inf, config, "generator_rate", "above 0 and finite, or none")
+    require(share is None or 0 <= share <= 1, config, "generator_floor", "a share between 0 and 1, or none")
     require(config.clip is None or 0 < config.clip < math.inf, config, "clip", "above 0 and finite, or none")
     for field in ("momentum", "label_smoothing", "ema_constant"):
         require(0 <= getattr(config, field) < 1, config, field, "at least 0 and below 1")
@@ -274,9 +274,9 @@ SWIN: Mapping[str, Any] = {
     "any_count": True,
     "optimizer": "adamw",
     "learning_rate": 5e-4,
-    "floor": 1e-4,
+    "floor": 0.2,
     "generator_rate": 1e-3,
-    "generator_floor": 1e-4,
+    "generator_floor": 0.1,
     "warmup": 20,
     "weight_decay": 0.05,
     "decay_norms": False,
@@ -792,7 +792,7 @@ def set_rates(config: Config, optimizer: torch.optim.Optimizer, epoch: int, s: i
         if group["part"] == "generator":
             peak = peak if config.generator_rate is None else config.generator_rate
             floor = floor if config.generator_floor is None else config.generator_floor
-        group["lr"] = rise * schedules.cosine(epoch, config.epochs, peak, floor)
+        group["lr"] = rise * schedules.cosine(epoch, config.epochs, peak, floor * peak)
 
 
 def evaluate(config: Config, found: Players, data: Data, device: str, *, attack: bool) -> dict[str, float]:
