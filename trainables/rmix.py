@@ -16,18 +16,20 @@ Where e = 0 one of m, m' is 1, so an image's own weight is w = e lam + (1 - e) m
 and y~ = mean(w) Y + (1 - mean(w)) Y': that is how it is computed.
 
 Deviations:
-1. Pooling comes before the division, as in the code; the paper says the other order. The masks are the same.
+1. Pooling comes before the division, as in the code; `pool_first=False` is the paper's order. The masks are the same.
 2. A map of zeros counts as uniform; the code divides by zero.
 3. The saliency pass asks for the images' gradient alone, unless `clean_weight` wants the weights' too. The code
    computes all and throws them away.
 4. The other methods have no such pass; in the released loop all have it, `vanilla` too, with its update of batch norm.
 5. CutMix and FMix may give an image itself for partner; OpenMixup draws again.
 6. PuzzleMix and Co-Mixup have settings of their own, in their files; here the released ones. RL-Mix, which chooses the
-   percentiles by a policy, is `trainables.rlmix`. The code's unused option to keep the least salient patches is not
-   here.
+   percentiles by a policy, is `trainables.rlmix`.
 7. The ImageNet path (ResNet-50, `partner="flip"`, `clean_weight=1`, `schedule="imagenet_fast"`) has one image size; the
    released one grows its crops from 128 to 224 pixels.
 8. Cross-entropies of two labels are written as one of a soft label.
+9. With `keep="least"` labels follow the pixels; in the code they stay those of the patches that are not shown.
+10. The paper validates on "100k" images of ImageNet. So many are in its test part, whose labels are not published; as
+    in the code, it is the validation part's 50,000 here, and no option.
 
 Expected, [P] Table 4, CIFAR-100 top-1: PreActResNet-18 81.49, WRN-16-8 82.32, WRN-28-10 85.00, ResNeXt-29 83.02.
 Cost: two passes forward and back, the first without weight gradients: 5/3 of a plain step.
@@ -138,11 +140,19 @@ class Config:
     box: Literal["integer", "real"] = "integer"
     """CutMix's box: centre and half sides in whole pixels [C], or real until the corners are cut (PuzzleMix)."""
     patches: tuple[int, ...] = (2, 4)
-    """R-Mix: patches a side, one of these for each batch. [P] {2, 4}. Eq 3's "kernel size" is the other reading."""
+    """R-Mix: patches a side, one of these for each batch. [P] {2, 4}."""
+    patch_unit: Literal["per_side", "pixels"] = "per_side"
+    """R-Mix: whether `patches` are numbers of patches a side ([P] "p x p"), or of pixels ([P] Eq 3, "kernel size")."""
+    pool_first: bool = True
+    """R-Mix: maps are pooled and then divided by their sums [C], or the other way round ([P] Eq 3): the same masks."""
     levels: int = 10
     """R-Mix: K, how many percentiles there are between 0 and 0.99. [P] 10."""
     quantile_per: Literal["sample", "batch"] = "sample"
     """R-Mix: a percentile for each image [C], or one for the batch ([P] "a value q")."""
+    keep: Literal["most", "least"] = "most"
+    """R-Mix: where only one of two patches is salient, that is kept whole [P], or the other, an option of the code."""
+    saliency_of: Literal["ce", "training"] = "ce"
+    """What saliency is the gradient of: cross-entropy [C], or the training loss ([P]), which differs with 'bce'."""
     saliency_mode: Literal["train", "eval", "frozen"] = "train"
     """Batch norm in the saliency pass: batch statistics, which update the running ones [C]; the running ones; batch
     statistics that update nothing."""
@@ -250,6 +260,11 @@ def normalised(maps_Bpp: Tensor) -> Tensor:
     return torch.where(total_B11 > 0, maps_Bpp / total_B11, uniform)
 
 
+def maps(phi_BHW: Tensor, p: int, *, pool_first: bool = True) -> Tensor:
+    """Maps z (B, p, p) that sum to 1; without `pool_first`, to p^2 / (H W), which no mask sees."""
+    return normalised(pooled(phi_BHW, p)) if pool_first else pooled(normalised(phi_BHW), p)
+
+
 def levels(count: int) -> NDArray[np.float32]:
     """The grid of percentiles, as fractions: `count` from 0 to 0.99."""
     return np.linspace(0, 0.99, count).astype(np.float32)
@@ -269,15 +284,19 @@ def masks(z_Bpp: Tensor, q_B: Tensor) -> Tensor:
     return (z_Bpp >= thresholds(z_Bpp, q_B).view(-1, 1, 1)).to(z_Bpp.dtype)
 
 
-def own_weights(m_Bpp: Tensor, partner_B: Tensor, lam: Tensor | float) -> Tensor:
+def own_weights(
+    m_Bpp: Tensor, partner_B: Tensor, lam: Tensor | float, keep: Literal["most", "least"] = "most"
+) -> Tensor:
     """Weights w (B, p, p): lam where an image's mask and its partner's agree, the image's own mask elsewhere (Eq 6).
 
     Args:
         m_Bpp: masks.
         partner_B: index of each image's partner.
         lam: a number, or one for each image (B, 1, 1).
+        keep: 'least' turns the mask round where it decides.
     """
-    return torch.where(m_Bpp == m_Bpp[partner_B], torch.as_tensor(lam, dtype=m_Bpp.dtype, device=m_Bpp.device), m_Bpp)
+    lam = torch.as_tensor(lam, dtype=m_Bpp.dtype, device=m_Bpp.device)
+    return torch.where(m_Bpp == m_Bpp[partner_B], lam, m_Bpp if keep == "most" else 1 - m_Bpp)
 
 
 def mixed_images(x_BCHW: Tensor, partner_B: Tensor, own_Bpp: Tensor) -> Tensor:
@@ -302,10 +321,17 @@ def mixed_labels(labels_B: Tensor, partner_B: Tensor, own: Tensor | float, class
 
 
 def rmix(
-    x_BCHW: Tensor, labels_B: Tensor, z_Bpp: Tensor, q_B: Tensor, lam: Tensor | float, partner_B: Tensor, classes: int
+    x_BCHW: Tensor,
+    labels_B: Tensor,
+    z_Bpp: Tensor,
+    q_B: Tensor,
+    lam: Tensor | float,
+    partner_B: Tensor,
+    classes: int,
+    keep: Literal["most", "least"] = "most",
 ) -> tuple[Tensor, Tensor]:
-    """x~ and y~ from normalised maps, percentiles, lam (a number, or (B, 1, 1)) and partners."""
-    own_Bpp = own_weights(masks(z_Bpp, q_B), partner_B, lam)
+    """x~ and y~ from maps, percentiles, lam (a number, or (B, 1, 1)) and partners."""
+    own_Bpp = own_weights(masks(z_Bpp, q_B), partner_B, lam, keep)
     own_B1 = own_Bpp.mean((1, 2)).unsqueeze(1)
     return mixed_images(x_BCHW, partner_B, own_Bpp), mixed_labels(labels_B, partner_B, own_B1, classes)
 
@@ -341,7 +367,7 @@ class Draws:
     lam_S: NDArray[np.float64]
     """The same on the host, of each step's first image: what decides the size of a box."""
     p_S: tuple[int, ...]
-    """Patches a side."""
+    """One of `patches` each."""
     mixed_S: tuple[bool, ...]
     """Whether the batch is mixed at all."""
 
@@ -433,8 +459,8 @@ def _by_saliency(config: Config, step: Step, phi_BHW: Tensor, classes: int) -> t
     """Mixed images and soft labels."""
     x_BCHW, labels_B, partner_B = step.x_BCHW, step.labels_B, step.partner_B
     if config.mix == "rmix":
-        z_Bpp = normalised(pooled(phi_BHW, step.p))
-        return rmix(x_BCHW, labels_B, z_Bpp, step.q_B, step.lam_B.view(-1, 1, 1), partner_B, classes)
+        z_Bpp, lam_B11 = maps(phi_BHW, step.p, pool_first=config.pool_first), step.lam_B.view(-1, 1, 1)
+        return rmix(x_BCHW, labels_B, z_Bpp, step.q_B, lam_B11, partner_B, classes, config.keep)
     if config.mix == "puzzlemix":
         n = int(step.random.choice(puzzlemix.fitting(puzzlemix.SETTINGS, x_BCHW.shape[2])))
         mixed_BCHW, own_B1 = puzzlemix.puzzlemix(x_BCHW, phi_BHW, partner_B, step.lam, n, step.std)
@@ -448,7 +474,12 @@ def saliency_pass(config: Config, network: classifiers.Classifier, step: Step) -
     x_BCHW = step.x_BCHW.detach().requires_grad_()
     with batch_norm_mode(network, config.saliency_mode):
         logits_BK = logits_of(config, network, x_BCHW)
-        clean = saliency_loss(logits_BK, step.labels_B)
+        if config.saliency_of == "training" and config.loss == "bce":
+            clean = binary_cross_entropy(
+                logits_BK, mixed_labels(step.labels_B, step.partner_B, 1.0, logits_BK.shape[1])
+            )
+        else:
+            clean = saliency_loss(logits_BK, step.labels_B)
     (gradient_BCHW,) = torch.autograd.grad(clean, x_BCHW, retain_graph=config.clean_weight > 0)
     return saliency(gradient_BCHW.float()), clean, logits_BK.detach()
 
@@ -553,7 +584,8 @@ def batches(config: Config, data: Data, pixels_NHWC: Tensor, labels_N: Tensor, s
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         drawn = (draws.partner_SB[s], draws.q_SB[s], draws.lam_SB[s], float(draws.lam_S[s]))
         host = seeding.numpy_stream(seed, f"mix/{epoch}/{s}")
-        yield Step(x_BCHW, labels_N[order_B], *drawn, draws.p_S[s], draws.mixed_S[s], host, colours[1])
+        p = draws.p_S[s] if config.patch_unit == "per_side" else x_BCHW.shape[2] // draws.p_S[s]
+        yield Step(x_BCHW, labels_N[order_B], *drawn, p, draws.mixed_S[s], host, colours[1])
 
 
 def constants(config: Config, data: Data) -> tuple[Sequence[float], Sequence[float]]:

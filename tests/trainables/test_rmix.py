@@ -357,6 +357,8 @@ def test_mixes_train_different_networks():
         {"lam_per": "sample"},
         {"quantile_per": "batch"},
         {"partner": "flip"},
+        {"patch_unit": "pixels"},
+        {"keep": "least"},
         {"saliency_mode": "eval"},
         {"saliency_mode": "frozen"},
         {"clean_weight": 1.0},
@@ -370,6 +372,49 @@ def test_every_option_changes_the_training(changes):
     *_, plain = rmix.train(base, open_set(), seed=0, device="cpu")
     *_, varied = rmix.train(replace(base, **changes), open_set(), seed=0, device="cpu")
     assert plain.metrics != varied.metrics
+
+
+def test_saliency_of_the_training_loss_is_another_one_with_binary_cross_entropy_alone():
+    for loss, same in (("ce", True), ("bce", False)):
+        found = []
+        for of in ("ce", "training"):
+            config = replace(TINY, loss=loss, saliency_of=of, epochs=1)
+            found.append(next(rmix.train(config, open_set(), seed=0, device="cpu")).metrics)
+        assert (found[0] == found[1]) == same
+    network, step = a_step(TINY)
+    phi, clean, logits = rmix.saliency_pass(replace(TINY, loss="bce", saliency_of="training"), network, step)
+    hot = F.one_hot(step.labels_B, 4).float()
+    assert float(clean.detach()) == pytest.approx(float(F.binary_cross_entropy(logits.softmax(1), hot)), abs=1e-6)
+    assert phi.shape == (6, 16, 16)
+
+
+def test_the_order_of_pooling_and_dividing_leaves_no_trace_in_masks():
+    random = torch.Generator().manual_seed(0)
+    phi, q = torch.rand(20, 16, 16, generator=random), torch.from_numpy(rmix.levels(20))
+    for p in (1, 2, 4, 8):
+        first, then = rmix.maps(phi, p), rmix.maps(phi, p, pool_first=False)
+        torch.testing.assert_close(then * (16 / p) ** 2, first)
+        assert torch.equal(rmix.masks(first, q), rmix.masks(then, q))
+
+
+def test_the_least_salient_patches_and_their_labels_can_be_kept():
+    x = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    z = torch.tensor([[[0.7, 0.1], [0.1, 0.1]], [[0.1, 0.1], [0.1, 0.7]]])
+    q, partner = torch.tensor([0.99, 0.99]), torch.tensor([1, 0])
+    most, labels = rmix.rmix(x, torch.tensor([0, 1]), z, q, 0.5, partner, 2)
+    assert most[0, 0].tolist() == [[0.0, 0.5], [0.5, 1.0]]
+    least, swapped = rmix.rmix(x, torch.tensor([0, 1]), z, q, 1.0, partner, 2, "least")
+    assert least[0, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    assert labels[0].tolist() == [0.5, 0.5]
+    assert swapped[0].tolist() == [0.75, 0.25]
+
+
+@pytest.mark.parametrize(("patches", "pixels"), [((2,), (8,)), ((4,), (4,)), ((16,), (1,))])
+def test_patches_can_be_given_by_their_pixels(patches, pixels):
+    data = open_set()
+    one = [e.metrics for e in rmix.train(replace(TINY, patches=patches), data, seed=0, device="cpu")]
+    other = replace(TINY, patches=pixels, patch_unit="pixels")
+    assert [e.metrics for e in rmix.train(other, data, seed=0, device="cpu")] == one
 
 
 def test_a_network_learns_and_its_state_rebuilds_it():
