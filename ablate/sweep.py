@@ -69,6 +69,7 @@ def _start(address: str | None, session: Path) -> None:
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         return
+    _leave_out_what_serves_nobody()
     ray.init(
         address="local",
         include_dashboard=False,
@@ -79,6 +80,17 @@ def _start(address: str | None, session: Path) -> None:
         _temp_dir=str(session),
     )
     threading.Thread(target=_die_with_ray, daemon=True).start()
+
+
+def _leave_out_what_serves_nobody() -> None:
+    """Ray on one machine without a dashboard, autoscaling or logs to read: three processes and 1 to 2 s less.
+
+    `ray.init` has no option for it. Where a release names them otherwise they start as ever.
+    """
+    from ray._private.node import Node
+
+    for service in ("start_api_server", "start_monitor", "start_log_monitor"):
+        setattr(Node, service, lambda _self, **_options: None)
 
 
 def _slots(resources: Resources) -> int:
