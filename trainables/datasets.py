@@ -332,6 +332,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "cifar10-closed": Protocol(source="cifar10", colour=_CIFAR),
     "cifar100-closed": Protocol(source="cifar100", colour=_CIFAR),
     "tinyimagenet-closed": Protocol(source="tinyimagenet", colour=_IMAGENET),
+    "imagenet-closed": Protocol(source="imagenet", colour=_IMAGENET),
+    "imagenet64-closed": Protocol(source="imagenet64", colour=_IMAGENET),
     "emnist-letters-closed": Protocol(source="emnist-letters"),
     "emnist-balanced-closed": Protocol(source="emnist-balanced"),
     "emnist-digits-closed": Protocol(source="emnist-digits"),

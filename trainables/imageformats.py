@@ -54,6 +54,10 @@ class Source:
     """Reads them."""
     untrained: frozenset[str] = frozenset()
     """Classes whose training images nobody wants, where a class is a folder."""
+    square: bool = False
+    """Whether images come in any shape: their shorter side is resized to `side`, and the middle square is kept."""
+    numbered: bool = False
+    """Whether Parquet files number the classes as the sorted folders do, whatever they call them."""
     cut: bool = False
     """Whether images without classes are cut from the middle of larger ones, rather than made smaller first."""
     download: "tuple[str, tuple[Mapping[str, Any], ...]] | None" = None
@@ -128,12 +132,13 @@ def parquet_classes(source: Source, files: Files) -> tuple[str, ...]:
             raise DataError(f"{path} has no images. {source.title} needs some: get the file again.")
     if source.classes:
         return source.classes
-    return tuple(sorted(names)) or tuple(str(number) for number in range(source.count or 0))
+    ours = names if source.numbered else tuple(sorted(names))
+    return ours or tuple(str(number) for number in range(source.count or 0))
 
 
 def _class_map(source: Source, path: Path, names: tuple[str, ...]) -> np.ndarray | None:
     """The class number of each of the file's numbers; None where the file names no classes and so shares our order."""
-    if not names:
+    if not names or (source.numbered and len(names) == source.expected):
         return None
     ours = source.classes or tuple(sorted(names))
     index = {_plain(name): number for number, name in enumerate(ours)}
@@ -162,9 +167,10 @@ def read_parquet(source: Source, shards: tuple[Path, ...]) -> Iterator[Chunk]:
         renumber, row = _class_map(source, path, names), 0
         try:
             with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=_ROWS, columns=[image, label]):
+                rows = _ROWS // 8 if source.square else _ROWS
+                for batch in file.iter_batches(batch_size=rows, columns=[image, label]):
                     encoded = batch.column(image).field("bytes")
-                    pixels = [decoded(source, e.as_py(), f"{path}, row {row + i}") for i, e in enumerate(encoded)]
+                    pixels = [shaped(source, e.as_py(), f"{path}, row {row + i}") for i, e in enumerate(encoded)]
                     labels = batch.column(label).to_numpy(zero_copy_only=False)
                     yield _stacked(source, pixels, f"{path}, rows {row} on"), _numbered(source, labels, renumber, path)
                     row += len(batch)
@@ -372,24 +378,31 @@ def folders_layout(folder: Path) -> Files | None:
 
 
 def read_folders(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
-    """Images of the source's classes, each in a folder of its name: shorter side resized, then the middle square."""
+    """Images of the source's classes, each in a folder of its name; of all folders of `train` where it names none."""
     part = files[0]
-    for number, name in enumerate(source.classes):
+    for number, name in enumerate(source.classes or tiny_wnids(source, part.parent / "train")):
         if part.name == "train" and name in source.untrained:
             continue
         paths = sorted(path for path in (part / name).glob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
         if not paths:
-            raise DataError(f"{part / name} has no images. {source.title} needs this class: unpack the whole archive.")
+            raise DataError(
+                f"{part / name} has no images. {source.title} needs this class: unpack the whole archive, a folder for "
+                "each class, as torchvision.datasets.ImageNet leaves it."
+            )
         for start in range(0, len(paths), _ROWS // 8):
             some = paths[start : start + _ROWS // 8]
-            pixels = np.stack([_square(source, path) for path in some])
+            pixels = np.stack([shaped(source, bytes_of(path), str(path)) for path in some])
             yield pixels, np.full(len(some), number, dtype=np.int64)
 
 
-def _square(source: Source, path: Path) -> np.ndarray:
+def shaped(source: Source, encoded: bytes | None, where: str) -> np.ndarray:
+    """The pixels of an encoded image; of its middle square, where the source's images come in any shape."""
     from PIL import Image
 
-    image = Image.fromarray(decoded(source, bytes_of(path), str(path)))
+    pixels = decoded(source, encoded, where)
+    if not source.square:
+        return pixels
+    image = Image.fromarray(pixels)
     scale = source.side / min(image.size)
     width, height = (max(source.side, int(length * scale)) for length in image.size)
     left, top = round((width - source.side) / 2), round((height - source.side) / 2)

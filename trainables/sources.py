@@ -247,7 +247,24 @@ def _imagenet(known: Wnids, negative: Wnids, unknown: Wnids) -> Source:
         folders=("imagenet", "ILSVRC2012", "ImageNet"),
         layout=formats.folders_layout,
         read=formats.read_folders,
+        square=True,
         untrained=frozenset(unknown[0]),
+    )
+
+
+def _all_of_imagenet(side: int) -> Source:
+    """Its thousand classes, decoded at one size: 252 GB at 256 pixels a side, 16 GB at 64."""
+    return Source(
+        title="ImageNet (ILSVRC-2012)",
+        mode="RGB",
+        side=side,
+        count=1000,
+        folders=("imagenet", "imagenet-1k", "ILSVRC2012", "ImageNet"),
+        parts={"train": ("train",), "test": ("validation", "val", "valid")},
+        layout=formats.folders_layout,
+        read=formats.read_folders,
+        square=True,
+        numbered=True,
     )
 
 
@@ -315,6 +332,8 @@ SOURCES: dict[str, Source] = {
     "emnist-digits": _emnist("digits", _DIGITS),
     "emnist-mnist": _emnist("mnist", _DIGITS),
     "emnist-balanced": _emnist("balanced", _BALANCED),
+    "imagenet": _all_of_imagenet(256),
+    "imagenet64": _all_of_imagenet(64),
     "imagenet-p1": _imagenet(imagenet.P1_KNOWN, imagenet.P1_NEGATIVE, imagenet.P1_UNKNOWN),
     "imagenet-p2": _imagenet(imagenet.P2_KNOWN, imagenet.P2_NEGATIVE, imagenet.P2_UNKNOWN),
     "imagenet-p3": _imagenet(imagenet.P3_KNOWN, imagenet.P3_NEGATIVE, imagenet.P3_UNKNOWN),

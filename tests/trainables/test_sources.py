@@ -20,7 +20,7 @@ import torchvision.datasets
 from PIL import Image
 
 from trainables.datasets import DataError, DataSpec, check, open_data, open_source
-from trainables.sources import SOURCES
+from trainables.sources import SOURCES, chunks, class_names, find
 
 CIFAR10 = list(SOURCES["cifar10"].classes)
 CLOSED = DataSpec(protocol="cifar10-closed")
@@ -476,3 +476,78 @@ def test_a_download_is_made_once_and_a_killed_one_again(
 def test_tinyimagenet_cannot_be_downloaded_and_says_so_early(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="TinyImageNet is not here"):
         check(DataSpec(protocol="tinyimagenet"), cache=tmp_path)
+
+
+WNIDS = [f"n{number:08d}" for number in range(1000)]
+
+
+def painted(shape: tuple[int, int], colour: int) -> np.ndarray:
+    """A picture of any shape whose middle square alone has the colour."""
+    height, width = shape
+    side, pixels = min(shape), np.zeros((height, width, 3), dtype=np.uint8)
+    top, left = (height - side) // 2, (width - side) // 2
+    pixels[top : top + side, left : left + side] = colour
+    return pixels
+
+
+def imagenet_folders(root: Path) -> None:
+    """All thousand classes, one picture in each part: wide for training, tall for validation."""
+    for part, shape in (("train", (64, 96)), ("val", (96, 64))):
+        for number, name in enumerate(WNIDS):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            Image.fromarray(painted(shape, number % 251)).save(folder / "one.JPEG", "PNG")
+
+
+def test_imagenets_folders_become_middle_squares_in_the_order_of_the_names(tmp_path: Path) -> None:
+    imagenet_folders(tmp_path / "data" / "imagenet")
+    spec = DataSpec(protocol="imagenet64-closed")
+    data = open_data(spec, cache=tmp_path / "cache", source=tmp_path / "data")
+    assert data.classes == tuple(WNIDS)
+    wanted = np.arange(1000)
+    for images in (data.train, data.test):
+        assert np.array_equal(images.labels, wanted)
+        assert images.pixels.shape == (1000, 64, 64, 3)
+        assert np.array_equal(images.pixels.min((1, 2, 3)), wanted % 251)
+        assert np.array_equal(images.pixels.max((1, 2, 3)), wanted % 251)
+    theirs = torchvision.datasets.ImageFolder(str(tmp_path / "data" / "imagenet" / "val"))
+    assert theirs.classes == list(data.classes)
+    few = open_data(DataSpec(protocol="imagenet64-closed", side=16), cache=tmp_path / "cache", source=tmp_path / "data")
+    assert few.train.pixels.shape[1:] == (16, 16, 3)
+    assert len(list((tmp_path / "cache" / "decoded").glob("imagenet64-*[!k]"))) == 1, "decoded once for both"
+
+
+def test_imagenet_parquet_keeps_its_numbers_even_where_two_classes_share_a_name(tmp_path: Path) -> None:
+    """On the Hub the names are English, two classes are a 'crane', and the test part has no labels."""
+    names = ["tench", *(f"thing {number}" for number in range(997)), "crane", "crane"]
+    folder = tmp_path / "data" / "imagenet-1k" / "data"
+    numbers = [999, 0, 998, 5]
+    pictures_ = [
+        encoded(painted(shape, 20 * place)) for place, shape in enumerate([(40, 70), (70, 40), (40, 40), (9, 9)])
+    ]
+    for part, labels in (("train", numbers), ("validation", numbers), ("test", [-1] * 4)):
+        write_parquet(folder / f"{part}-00000-of-00001.parquet", pictures_, labels, names)
+    located = find("imagenet64", tmp_path / "cache", tmp_path / "data")
+    assert located is not None
+    assert [path.name for path in located.files["test"]] == ["validation-00000-of-00001.parquet"]
+    assert class_names(located) == tuple(names)
+    for part in ("train", "test"):
+        ((pixels, labels),) = chunks(located, part)
+        assert labels.tolist() == numbers
+        assert pixels.shape == (4, 64, 64, 3)
+        assert pixels[:, 32, 32, 0].tolist() == [0, 20, 40, 60]
+
+
+def test_imagenet_without_all_its_classes_says_so(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "data" / "imagenet" / part / WNIDS[0]).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has 1 class folders\. .* has 1000"):
+        open_data(DataSpec(protocol="imagenet64-closed"), cache=tmp_path / "cache", source=tmp_path / "data")
+
+
+def test_imagenets_unsorted_validation_images_name_who_sorts_them(tmp_path: Path) -> None:
+    imagenet_folders(tmp_path / "data" / "imagenet")
+    shutil.rmtree(tmp_path / "data" / "imagenet" / "val")
+    (tmp_path / "data" / "imagenet" / "val").mkdir()
+    with pytest.raises(DataError, match=r"n00000000 has no images.*torchvision.datasets.ImageNet"):
+        open_data(DataSpec(protocol="imagenet64-closed"), cache=tmp_path / "cache", source=tmp_path / "data")
