@@ -31,11 +31,11 @@ TEXT, SMALL = 9.5, 8.8
 INK, MUTED, RULE, BAND = "#1c1d21", "#5c6068", "#d3d5da", "#eceef1"
 ARM, OTHER = "#1f5fa8", "#8a8f99"
 WORD: dict[Word, str] = {"better": "#00695f", "worse": "#b23a0a", "equivalent": "#4b4bb8", "undecided": "#62666e"}
-OUTSIDE = "#b3690b"
+OUTSIDE = "#a9630a"
 """Images of no known class that were trained on; unseen ones are drawn in ink."""
 CLASSES = (
-    *("#2f6fb6", "#d1642b", "#2b8a57", "#b8456b", "#7a5bb5"),
-    *("#8a6a2f", "#0f8a9d", "#c04a3f", "#6d7d1f", "#a34fa8"),
+    *("#2f6fb6", "#ba5926", "#298453", "#b8456b", "#7a5bb5"),
+    *("#8a6a2f", "#0e8091", "#c04a3f", "#6b7b1e", "#a34fa8"),
 )
 """Colours of known classes, begun again after the last."""
 MARKER: dict[Word, str] = {"better": "^", "worse": "v", "equivalent": "s", "undecided": "o"}
@@ -130,7 +130,9 @@ def render(picture: Picture, *, dpi: int = 180) -> Rendered:
 
 
 def _inline(picture: Picture, svg: str) -> str:
-    """The SVG for a page: no prologue, ids of its own, colours by name, a title and a description that are read out."""
+    """The SVG for a page: no prologue, ids of its own, colours by name, paths to a hundredth of a point, a title and a
+    description that are read out.
+    """
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<title>.*?</title>\s*", "", svg, flags=re.DOTALL)
@@ -140,6 +142,7 @@ def _inline(picture: Picture, svg: str) -> str:
         svg = svg.replace(light, f"var(--{name})")
     svg = svg.replace("#ffffff", "var(--paper)")
     svg = re.sub(r"<g id=\"[\w-]*patch_1\">.*?</g>\s*", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     end = svg.index(">")
     head = re.sub(r' (width|height|version|xmlns:xlink|xmlns)="[^"]*"', "", svg[:end])

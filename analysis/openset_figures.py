@@ -34,7 +34,7 @@ Floats = NDArray[np.floating]
 
 PANELS = 12
 """Arms in one picture at most; of more, further pictures follow."""
-RATES = 121
+RATES = 81
 """False positive rates at which runs are averaged, evenly spaced on the logarithmic axis."""
 LOWEST = 1e-4
 """The left end of that axis at most, as in the thesis; the curves' own end where they end before."""

@@ -179,7 +179,7 @@ def test_a_report_shows_the_pictures_in_words_too_and_as_files(
     assert "#shown" in [attributes.get("href") for attributes in page.named("a")]
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
-    assert re.search(r"(fill|stroke): ?#(2f6fb6|b3690b)", html) is None, "a colour that dark pages cannot change"
+    assert re.search(r"(fill|stroke): ?#(2f6fb6|a9630a)", html) is None, "a colour that dark pages cannot change"
 
 
 def test_a_report_without_exhibits_says_so_in_one_line(study: Study, tmp_path: Path) -> None:
