@@ -140,6 +140,7 @@ def _page(
             protocol=protocol(study, findings, frame),
             departures=tables.departures(facts.departures(study, findings.scale)),
             arms=tables.arms(findings, study),
+            interquartile=tables.interquartile(findings, study),
             blocks=tables.blocks(findings, study),
             settings=tables.settings(study),
             contrasts=tables.contrasts(findings, study),

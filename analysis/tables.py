@@ -69,6 +69,28 @@ def _arms(summaries: Sequence[ArmSummary], shown: Quantity, study: Study, name: 
     return Table(name, caption, columns, rows, tuple(notes))
 
 
+def interquartile(findings: Findings, study: Study) -> Table | None:
+    """Every arm's interquartile mean over several datasets; None where it was not computed."""
+    if not findings.interquartile:
+        return None
+    shown = primary(findings, study)
+    named = labels(study)
+    level = display.percent(next(iter(findings.interquartile.values())).level)
+    columns = (Column("arm", "left"), Column(f"{shown.name}, middle half"), Column(f"{level} interval"))
+    rows = tuple(
+        Row((named[arm], shown.value(mean.estimate), shown.interval(mean)), baseline=arm == study.baseline)
+        for arm, mean in findings.interquartile.items()
+    )
+    caption = (
+        f"Interquartile mean of {shown.label} over all datasets together; {shown.direction}. Described, not tested."
+    )
+    note = (
+        "The mean of the middle half of all runs: single runs far off move it less than the mean. Intervals: runs are "
+        "resampled within each dataset, so they speak about seeds on these datasets."
+    )
+    return Table("interquartile", caption, columns, rows, (note,))
+
+
 def contrasts(findings: Findings, study: Study) -> Table:
     """Every declared contrast: difference, interval, the corrected p its verdict rests on, verdict."""
     shown = primary(findings, study)
@@ -384,6 +406,9 @@ def markdown(findings: Findings, study: Study) -> str:
         f"**{typeset.escape_markdown(wording.headline(findings, study))}**",
         typeset.markdown(arms(findings, study)),
     ]
+    middle = interquartile(findings, study)
+    if middle is not None:
+        parts.append(typeset.markdown(middle))
     if findings.contrasts:
         parts += [typeset.markdown(contrasts(findings, study)), typeset.escape_markdown(wording.tests(findings, study))]
     if findings.warnings:

@@ -5,17 +5,18 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from analysis.findings import ArmSummary, ContrastResult, Findings
+from analysis.findings import ArmSummary, ContrastResult, Findings, Interval
 from search_spaces.study import Outcome, Study
 
 
 def records(findings: Findings, study: Study) -> list[dict[str, Any]]:
-    """Arms, secondary outcomes and contrasts as flat records, numbers in the metric's own unit, for CSV and Parquet."""
+    """Every summary and contrast as a flat record, numbers in the metric's own unit, for CSV and Parquet."""
     found = [_arm_record(arm, study.outcome, "arm", findings) for arm in findings.arms]
     for outcome in study.secondary:
         found += [
             _arm_record(arm, outcome, "secondary", findings) for arm in findings.secondary.get(outcome.metric, ())
         ]
+    found += [_middle_record(arm, mean, findings) for arm, mean in findings.interquartile.items()]
     return found + [_contrast_record(contrast, findings) for contrast in findings.contrasts]
 
 
@@ -45,7 +46,7 @@ RECORD: dict[str, type] = {
     "verdict": str,
     "blocks_needed": float,
 }
-"""Columns of table.csv and findings.parquet. `kind`: arm, secondary or contrast; what a kind has not stays empty."""
+"""Columns of table.csv and findings.parquet. `kind`: arm, secondary, interquartile or contrast; gaps stay empty."""
 
 
 def _blank(findings: Findings) -> dict[str, Any]:
@@ -67,6 +68,21 @@ def _arm_record(arm: ArmSummary, outcome: Outcome, kind: str, findings: Findings
         "sd": arm.sd,
         "failed": len(arm.failed),
         "pending": len(arm.pending),
+    }
+
+
+def _middle_record(arm: str, mean: Interval, findings: Findings) -> dict[str, Any]:
+    runs = next(each.n for each in findings.arms if each.arm == arm)
+    return _blank(findings) | {
+        "kind": "interquartile",
+        "metric": findings.outcome,
+        "arm": arm,
+        "n": runs,
+        "estimate": mean.estimate,
+        "low": mean.low,
+        "high": mean.high,
+        "level": mean.level,
+        "method": mean.method,
     }
 
 

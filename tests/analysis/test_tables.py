@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import display, tables, tidy, typeset, wording
+from analysis import display, report, tables, tidy, typeset, wording
 from analysis.contrasts import compare
 from analysis.display import Quantity
 from analysis.findings import Findings, Interval
-from search_spaces.study import Study
-from tests.analysis import samples
+from search_spaces.study import Block, Scale, Study
+from tests.analysis import frames, samples
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,25 @@ class TestLatex:
         )
         assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
         assert (tmp_path / "page.pdf").stat().st_size > 10_000
+
+
+def test_interquartile_means_stand_in_every_form_where_they_were_computed(study: Study, tmp_path: Path) -> None:
+    blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(4))
+    several = frames.small_study(scales=(Scale(name="smoke", blocks=blocks),))
+    frame = frames.sound(several)
+    found = compare(frame, several)
+    table = tables.interquartile(found, several)
+    assert table is not None
+    shown = tables.primary(found, several)
+    assert [row.cells for row in table.rows] == [
+        (arm, shown.value(mean.estimate), shown.interval(mean)) for arm, mean in found.interquartile.items()
+    ]
+    value = shown.value(found.interquartile["a1"].estimate)
+    assert "middle half" in tables.markdown(found, several)
+    page = report.write(frame, several, tmp_path, command="run", provenance={}, findings=found).read_text("utf-8")
+    assert f'<td class="right">{value}</td>' in page.partition("middle half")[2]
+    kept = [record for record in tidy.records(found, several) if record["kind"] == "interquartile"]
+    assert [(each["arm"], each["estimate"], each["n"]) for each in kept] == [
+        (arm, mean.estimate, 8) for arm, mean in found.interquartile.items()
+    ]
+    assert tables.interquartile(compare(samples.frame(study), study), study) is None
