@@ -1,10 +1,11 @@
 """What our orchestration costs, side by side with Ray Tune's own ways, in one run on one machine.
 
-    python -m benchmarks.overhead [trials] [flat] [start] [two-seconds] [--repeats 3]
+    python -m benchmarks.overhead [trials] [flat] [tracked] [start] [two-seconds] [--repeats 3]
 
 trials       a no-op trial, 1,000 of them 2 at a time, log and Parquet on, against Ray Tune by its function trainables,
              with reused actors, and with reused actors and its loggers off
 flat         the same for 5,000: what a trial costs there over what it costs at 1,000
+tracked      1,000 no-op trials with MLflow on SQLite too, until it has them all
 start        from the shell command to the first trial's begin
 two-seconds  24 trials of about 2 s, 2 at a time, over the same trials in two bare processes
 
@@ -27,7 +28,7 @@ from ablate.log import read
 from benchmarks import overhead_study
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("trials", "flat", "start", "two-seconds")
+PARTS = ("trials", "flat", "tracked", "start", "two-seconds")
 TUNE = {"function trainables": 20, "reused actors": 300, "reused actors, loggers off": 300}
 
 
@@ -44,6 +45,11 @@ def flat(repeats: int) -> dict[str, Any]:
     small = _median([_ours(1000) for _ in range(repeats)])
     large = _median([_ours(5000) for _ in range(repeats)])
     return {"ours, 1000": small, "ours, 5000": large, "ratio": round(large["marginal ms"] / small["marginal ms"], 2)}
+
+
+def tracked(repeats: int) -> dict[str, Any]:
+    """Milliseconds a trial with MLflow on."""
+    return {"ours, 1000, MLflow": _median([_fresh("_sweep", "noop", 1000, True) for _ in range(repeats)])}
 
 
 def start(repeats: int) -> dict[str, Any]:
@@ -72,8 +78,8 @@ def _fresh(function: str, *arguments: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _sweep(kind: str, size: int) -> dict[str, float]:
-    """Our whole way: plan, driver, Ray, log, Parquet."""
+def _sweep(kind: str, size: int, mlflow: bool = False) -> dict[str, float]:
+    """Our whole way: plan, driver, Ray, log, Parquet; and MLflow, if asked for."""
     begun = time.perf_counter()
     from ablate import records
     from ablate.driver import Event, Options, run
@@ -89,10 +95,11 @@ def _sweep(kind: str, size: int) -> dict[str, float]:
     study = overhead_study.noops(size) if kind == "noop" else overhead_study.busies(size)
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         home, whole = Home(Path(folder)), plan(study, "smoke")
-        result = run(whole, Options(home=home, slots=2), watch)
+        result = run(whole, Options(home=home, slots=2, mlflow=home.mlflow if mlflow else None), watch)
         records.write(records.frame(home, whole), home.frames(whole.sweep))
         wall = time.perf_counter() - begun
     assert len(result.done) == len(whole.trials)
+    assert not mlflow or (result.delivered.pending, result.delivered.error) == (0, "")
     return _numbers(wall, ends[0] - begun, len(whole.trials))
 
 
@@ -188,6 +195,7 @@ def main() -> None:
     measure: dict[str, Callable[[int], dict[str, Any]]] = {
         "trials": trials,
         "flat": flat,
+        "tracked": tracked,
         "start": start,
         "two-seconds": two_seconds,
     }
