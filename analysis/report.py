@@ -150,6 +150,7 @@ def _page(
             secondary=tables.secondary(findings, study),
             ranks=tables.ranks(findings, study),
             factors=tables.factors(findings),
+            marginal=tables.marginal(findings, study),
             published=tables.published(findings, study),
             published_contrasts=tables.published_contrasts(findings, study),
             agreement=wording.agreement(findings, study),

@@ -248,6 +248,22 @@ def factors(findings: Findings) -> Table | None:
     return Table("factors", f"Effects of the two factors, n = {findings.factorial.n} blocks.", columns, found)
 
 
+def marginal(findings: Findings, study: Study) -> Table | None:
+    """Marginal mean of every level of a two-factor design."""
+    found = findings.factorial
+    if found is None:
+        return None
+    shown = primary(findings, study)
+    levels = [(factor, level, mean) for factor, means in found.marginal.items() for level, mean in means.items()]
+    interval = f"{display.percent(levels[0][2].level)} interval"
+    columns = (Column("factor", "left"), Column("level", "left"), Column(shown.name), Column(interval))
+    rows = tuple(
+        Row((factor, level, shown.value(mean.estimate), shown.interval(mean))) for factor, level, mean in levels
+    )
+    caption = f"Marginal means of {shown.label}, over all levels of the other factor; {shown.direction}."
+    return Table("marginal", caption, columns, rows)
+
+
 def published(findings: Findings, study: Study) -> Table | None:
     """The paper's numbers beside ours, both in the unit of the paper's table."""
     if findings.agreement is None:

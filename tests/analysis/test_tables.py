@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -306,3 +307,23 @@ def test_interquartile_means_stand_in_every_form_where_they_were_computed(study:
         (arm, mean.estimate, 8) for arm, mean in found.interquartile.items()
     ]
     assert tables.interquartile(compare(samples.frame(study), study), study) is None
+
+
+def test_marginal_means_are_the_means_of_their_cells(tmp_path: Path) -> None:
+    study = samples.study(factors=True)
+    frame = samples.frame(study)
+    found = compare(frame, study)
+    table = tables.marginal(found, study)
+    assert table is not None
+    assert found.factorial is not None
+    shown = tables.primary(found, study)
+    first, second = found.factorial.factors
+    cells = {name: np.mean(list(arm.values.values())) for name, arm in ((a.arm, a) for a in found.arms)}
+    expected = [
+        (factor, level, shown.value(float(np.mean([cells[a.name] for a in study.arms if a.factors[factor] == level]))))
+        for factor in (first, second)
+        for level in dict.fromkeys(arm.factors[factor] for arm in study.arms)
+    ]
+    assert [row.cells[:3] for row in table.rows] == expected
+    page = report.write(frame, study, tmp_path, command="run", provenance={}, findings=found).read_text("utf-8")
+    assert table.caption in page
