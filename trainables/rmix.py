@@ -20,12 +20,14 @@ Deviations:
 2. A map of zeros counts as uniform; the code divides by zero.
 3. The saliency pass asks for the images' gradient alone, unless `clean_weight` wants the weights' too. The code
    computes all and throws them away.
-4. The other methods have no such pass; in the released loop all have it, `vanilla` too, with its update of batch norm.
+4. The other methods have no such pass; in the released loop all have it, `vanilla` too, with its update of batch norm:
+   `clean_pass`.
 5. CutMix and FMix may give an image itself for partner; OpenMixup draws again.
 6. PuzzleMix and Co-Mixup have settings of their own, in their files; here the released ones. RL-Mix, which chooses the
    percentiles by a policy, is `trainables.rlmix`.
-7. The ImageNet path (ResNet-50, `partner="flip"`, `clean_weight=1`, `schedule="imagenet_fast"`) has one image size; the
-   released one grows its crops from 128 to 224 pixels.
+7. The ImageNet path (`IMAGENET`) has one image size, in training and evaluation, and one batch; the released one grows
+   its crops from 128 to 224 pixels, and evaluates the middle 224 of 256. There a step's learning rate is the schedule's
+   at its end, here at its beginning.
 8. Cross-entropies of two labels are written as one of a soft label.
 9. With `keep="least"` labels follow the pixels; in the code they stay those of the patches that are not shown.
 10. The paper validates on "100k" images of ImageNet. So many are in its test part, whose labels are not published; as
@@ -110,7 +112,7 @@ class Config:
     weight_decay: float = 1e-4
     """[C]"""
     decay_norms: bool = True
-    """Weight decay on batch norms and biases too. [C] on CIFAR; not on batch norms on ImageNet."""
+    """Weight decay on batch norms too. [C] on CIFAR; not on ImageNet."""
     loss: Literal["ce", "bce"] = "ce"
     """Soft-label cross-entropy [C], or binary cross-entropy of the softmax, averaged over classes ([P] wording)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -123,6 +125,8 @@ class Config:
     """Horizontal flip, p = 0.5. [P]"""
     padding: int = 2
     """Random crop after so many black pixels on all sides. [C] 2, the paper gives no number; 4 is usual elsewhere."""
+    crop: float = 1.0
+    """Smallest area of a random resized crop, as a share of the image's; 1: none. [C] 0.08 on ImageNet."""
     colour: Literal["protocol", "released"] = "protocol"
     """Constants of the normalisation: the protocol's, or those in the code, for CIFAR-100."""
 
@@ -156,6 +160,8 @@ class Config:
     saliency_mode: Literal["train", "eval", "frozen"] = "train"
     """Batch norm in the saliency pass: batch statistics, which update the running ones [C]; the running ones; batch
     statistics that update nothing."""
+    clean_pass: bool = False
+    """Without saliency: whether batch norm sees the clean images before the mixed ones. [C] in R-Mix's loop, CutMix+."""
     clean_weight: float = 0.0
     """Weight of the clean images' own gradient in the update, of their cross-entropy; of that times 2 / K with 'bce'.
     [C] 0 on CIFAR, 1 on ImageNet; Co-Mixup's is 1 with 'bce'."""
@@ -184,6 +190,7 @@ def _check_training(config: Config) -> None:
     rising = all(first < second for first, second in zip(config.milestones, config.milestones[1:], strict=False))
     require(rising and min(config.milestones, default=0) >= 0, config, "milestones", "rising epochs, from 0")
     require(config.padding >= 0, config, "padding", "at least 0")
+    require(0 < config.crop <= 1, config, "crop", "above 0 and at most 1")
     require(config.evaluate_every >= 0, config, "evaluate_every", "at least 0")
 
 
@@ -197,6 +204,8 @@ def _check_mixing(config: Config) -> None:
     require(config.lam_per == "batch" or config.mix in _LAM_OF_ITS_OWN, config, "lam_per", one_lam)
     clean = f"0 where there is no saliency pass: mix is not one of {', '.join(map(repr, _BY_SALIENCY))}"
     require(config.clean_weight == 0 or config.mix in _BY_SALIENCY, config, "clean_weight", clean)
+    seen = f"false where there is a saliency pass: mix is one of {', '.join(map(repr, _BY_SALIENCY))}"
+    require(not config.clean_pass or config.mix not in _BY_SALIENCY, config, "clean_pass", seen)
     eval_clean = "'train' or 'frozen' where clean_weight is above 0: the weights' gradient needs batch statistics"
     require(config.clean_weight == 0 or config.saliency_mode != "eval", config, "saliency_mode", eval_clean)
 
@@ -224,6 +233,8 @@ IMAGENET = replace(
     batch=448,
     schedule="imagenet_fast",
     decay_norms=False,
+    padding=0,
+    crop=0.08,
     alpha=0.2,
     partner="flip",
     clean_weight=1.0,
@@ -426,6 +437,9 @@ def step_loss(config: Config, network: classifiers.Classifier, step: Step, class
     loss = soft_cross_entropy if config.loss == "ce" else binary_cross_entropy
     if config.mix in _BY_SALIENCY and step.mixed:
         return _salient_loss(config, network, step, classes, loss)
+    if config.clean_pass:
+        with torch.no_grad():
+            logits_of(config, network, step.x_BCHW)
     if config.mix == "manifold" and step.mixed:
         after, lam_B111 = int(step.random.integers(3)), step.lam_B.view(-1, 1, 1, 1)
         targets_BK = mixed_labels(step.labels_B, step.partner_B, step.lam_B.view(-1, 1), classes)
@@ -577,7 +591,8 @@ def batches(config: Config, data: Data, pixels_NHWC: Tensor, labels_N: Tensor, s
     device = str(pixels_NHWC.device)
     draws = draw(config, seed, epoch, len(labels_N), device)
     random = seeding.torch_stream(seed, f"augment/{epoch}", device)
-    views, colours = augment.Settings(flip=config.flip, padding=config.padding), constants(config, data)
+    views = augment.Settings(crop=config.crop < 1, crop_scale=config.crop, padding=config.padding, flip=config.flip)
+    colours = constants(config, data)
     for s, order_B in enumerate(draws.order_SB):
         x_BCHW = augment.normalise(augment.view(pixels_NHWC[order_B], views, random), *colours)
         if config.channels_last:
@@ -619,13 +634,12 @@ def check_images(config: Config, shape: Sequence[int]) -> None:
 
 
 def optimizer_of(config: Config, network: nn.Module, device: str) -> torch.optim.Optimizer:
-    """SGD over all weights, with or without decay of norms and biases."""
+    """SGD over all weights, with or without decay of batch norms."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for part in network.modules():
-        for name, weight in part.named_parameters(recurse=False):
-            spared = isinstance(part, nn.BatchNorm2d) or name == "bias"
-            (plain if spared and not config.decay_norms else decayed).append(weight)
+        spared = isinstance(part, nn.BatchNorm2d) and not config.decay_norms
+        (plain if spared else decayed).extend(part.parameters(recurse=False))
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},

@@ -227,6 +227,18 @@ def test_the_saliency_pass_updates_batch_norm_as_asked():
     assert not torch.allclose(after["train"], after["eval"])
 
 
+def test_a_clean_pass_moves_batch_norm_twice_and_nothing_else():
+    config = replace(TINY, mix="cutmix")
+    network, step = a_step(config)
+    twin, _ = a_step(config)
+    loss = rmix.step_loss(replace(config, clean_pass=True), network, step, 4)["loss"]
+    twin(step.x_BCHW)
+    again = rmix.step_loss(config, twin, replace(step, random=np.random.default_rng(0)), 4)["loss"]
+    assert torch.equal(loss, again)
+    assert all(torch.equal(one, other) for one, other in zip(network.buffers(), twin.buffers(), strict=True))
+    assert {int(part.num_batches_tracked) for part in network.modules() if isinstance(part, nn.BatchNorm2d)} == {2}
+
+
 def test_manifold_mixup_at_the_input_is_mixup():
     network, step = a_step(replace(TINY, mix="manifold"))
     layer = {int(np.random.default_rng(seed).integers(3)): seed for seed in range(30)}
@@ -291,6 +303,7 @@ def test_the_saliency_pass_asks_for_no_gradients_of_weights():
         ({"probability": 1.5}, "a probability"),
         ({"mix": "cutmix", "lam_per": "sample"}, "one lam for the batch"),
         ({"mix": "mixup", "clean_weight": 1.0}, "no saliency pass"),
+        ({"clean_pass": True}, "clean_pass must be false where there is a saliency pass"),
         ({"saliency_mode": "eval", "clean_weight": 1.0}, "saliency_mode"),
         ({"mix": "puzzle"}, "mix must be one of"),
         ({"mix": "puzzlemix", "lam_per": "sample"}, "one lam for the batch"),
@@ -298,6 +311,7 @@ def test_the_saliency_pass_asks_for_no_gradients_of_weights():
         ({"milestones": (200, 100)}, "milestones"),
         ({"momentum": 0.0, "cycle_momentum": False}, "nesterov"),
         ({"padding": -1}, "padding"),
+        ({"crop": 0.0}, "crop must be above 0"),
         ({"width": 0}, "width=0"),
     ],
 )
@@ -357,6 +371,7 @@ def test_mixes_train_different_networks():
         {"lam_per": "sample"},
         {"quantile_per": "batch"},
         {"partner": "flip"},
+        {"crop": 0.3},
         {"patch_unit": "pixels"},
         {"keep": "least"},
         {"saliency_mode": "eval"},
@@ -364,6 +379,7 @@ def test_mixes_train_different_networks():
         {"clean_weight": 1.0},
         {"cycle_momentum": False},
         {"mix": "cutmix", "box": "real"},
+        {"mix": "cutmix", "clean_pass": True},
         {"probability": 0.0},
     ],
 )
@@ -435,11 +451,11 @@ def test_weights_that_blow_up_are_reported():
         list(rmix.train(config, open_set(), seed=0, device="cpu"))
 
 
-def test_norms_and_biases_are_spared_where_asked():
+def test_batch_norms_are_spared_where_asked():
     network = classifiers.classifier("wrn16_8", 4, 3, 4, torch.Generator().manual_seed(0))
     decayed, plain = rmix.optimizer_of(replace(TINY, decay_norms=False), network, "cpu").param_groups
-    assert {weight.dim() for weight in decayed["params"]} == {2, 4}
-    assert {weight.dim() for weight in plain["params"]} == {1}
+    norms = [weight for part in network.modules() if isinstance(part, nn.BatchNorm2d) for weight in part.parameters()]
+    assert {id(weight) for weight in plain["params"]} == {id(weight) for weight in norms}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
     (everything,) = rmix.optimizer_of(TINY, network, "cpu").param_groups
     assert len(everything["params"]) == len(decayed["params"]) + len(plain["params"])
