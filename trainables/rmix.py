@@ -161,7 +161,7 @@ class Config:
     """Batch norm in the saliency pass: batch statistics, which update the running ones [C]; the running ones; batch
     statistics that update nothing."""
     clean_pass: bool = False
-    """Without saliency: whether batch norm sees the clean images before the mixed ones. [C] in R-Mix's loop, CutMix+."""
+    """Without saliency: whether batch norm sees the clean images before the mixed ones. [C] It does, in CutMix+ too."""
     clean_weight: float = 0.0
     """Weight of the clean images' own gradient in the update, of their cross-entropy; of that times 2 / K with 'bce'.
     [C] 0 on CIFAR, 1 on ImageNet; Co-Mixup's is 1 with 'bce'."""

@@ -298,6 +298,7 @@ def test_the_saliency_pass_asks_for_no_gradients_of_weights():
         ({"patches": (2, 2)}, "different numbers"),
         ({"levels": 1}, "levels=1 is not allowed: levels must be at least 2"),
         ({"alpha": 0.0}, "alpha must be above 0"),
+        ({"alpha": -1.0}, "alpha must be above 0"),
         ({"alpha": math.nan}, "alpha"),
         ({"batch": 1}, "an image alone has no partner"),
         ({"probability": 1.5}, "a probability"),
@@ -336,8 +337,11 @@ def test_every_mix_trains_and_resumes_to_the_same_numbers(mix):
     config = replace(TINY, mix=mix, loss="bce" if mix == "cutmix" else "ce")
     data = open_set()
     first, second = ((dict(e.metrics), e.state()) for e in rmix.train(config, data, seed=1, device="cpu"))
-    (again,) = (dict(e.metrics) for e in rmix.train(config, data, seed=1, device="cpu", resume=first[1]))
+    ((again, state),) = (
+        (e.metrics, e.state()) for e in rmix.train(config, data, seed=1, device="cpu", resume=first[1])
+    )
     assert again == second[0]
+    assert all(torch.equal(state["weights"][name], weight) for name, weight in second[1]["weights"].items())
     assert second[0]["accuracy_best"] == max(first[0]["accuracy"], second[0]["accuracy"])
     assert "fgsm_error" in second[0]
     assert "fgsm_error" not in first[0]
