@@ -1,7 +1,9 @@
-"""PPO: advantages and objective against loops written from the papers' equations; what an update must do; a rollout."""
+"""PPO: advantages and objective against loops written from the papers' equations, a whole update against
+Stable-Baselines3's; what an update must do; a rollout."""
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from torch import nn
 
 from trainables import ppo
 from trainables.ppo import Settings
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mixing"
 
 
 def slow_advantages(rewards, values, starts, last_value, gamma, lam):
@@ -88,6 +92,60 @@ def test_draws_have_the_policys_probabilities():
     drawn = ppo.sample(logits, torch.Generator().manual_seed(0))
     share = torch.bincount(drawn, minlength=3) / 20000
     torch.testing.assert_close(share, logits[0].softmax(0), atol=0.015, rtol=0)
+
+
+class Towers(nn.Module):
+    """Stable-Baselines3's policy for plain vectors: a network of two tanh layers each for the choices and the value."""
+
+    def __init__(self):
+        super().__init__()
+        self.policy_net, self.value_net_ = (self.tower() for _ in range(2))
+        self.action_net, self.value_net = nn.Linear(8, 20), nn.Linear(8, 1)
+
+    def tower(self):
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
+
+    def forward(self, seen):
+        return self.action_net(self.policy_net(seen)).unflatten(1, (5, 4)), self.value_net(self.value_net_(seen))[:, 0]
+
+    def named(self, g, when):
+        """The weights of the golden file, under the names here."""
+        theirs = {"policy_net": "mlp_extractor.policy_net", "value_net_": "mlp_extractor.value_net"}
+        return {
+            name: torch.from_numpy(g[f"{when}.{theirs.get(head, head)}.{rest}"])
+            for name in self.state_dict()
+            for head, rest in [name.split(".", 1)]
+        }
+
+
+class Given:
+    """Orders that were drawn elsewhere."""
+
+    def __init__(self, orders):
+        self.orders = iter(orders)
+
+    def permutation(self, _):
+        return next(self.orders)
+
+
+def test_an_update_is_stable_baselines3s():
+    with np.load(GOLDEN / "ppo_update.npz") as file:
+        g = {name: file[name] for name in file.files}
+    settings = Settings(minibatch=10)
+    gains = ppo.advantages(g["reward"], g["value"], g["start"], float(g["last_value"]), settings)
+    np.testing.assert_allclose(gains, g["advantages"], atol=1e-6)
+    rollout = ppo.Rollout(40, "cpu")
+    for t in range(40):
+        names = ("observation", "action", "reward", "start", "value", "log_probability")
+        rollout.add(**{name: torch.as_tensor(g[name][t]) for name in names})
+    policy = Towers()
+    policy.load_state_dict(policy.named(g, "before"))
+    optimizer = torch.optim.Adam(policy.parameters(), lr=3e-4, eps=1e-5)
+    ppo.update(policy, optimizer, rollout, ("observation",), float(g["last_value"]), settings, Given(g["order"]))
+    for name, wanted in policy.named(g, "after").items():
+        torch.testing.assert_close(policy.state_dict()[name], wanted, atol=1e-6, rtol=0)
+    moved = [g[f"after.{name}"] - g[f"before.{name}"] for name in ("action_net.weight", "value_net.weight")]
+    assert min(np.abs(change).max() for change in moved) > 1e-3
 
 
 class Bandit(nn.Module):
