@@ -7,7 +7,8 @@ As a method it trains nothing: the trial that it needs has stored logits and nor
 can be thresholded afterwards. One epoch, no randomness.
 
 Deviations:
-1. `score="norm"`, ||phi|| max p, is ours.
+1. `score="norm"`, ||phi|| max p, is ours, and so is `"log_softmax"`: log p in double precision, in which no score is
+   saturated, so that the thresholds that float32 cannot tell apart can be.
 2. Rates the thesis leaves blank are given at FPR 0 (`oscr.ccr_at(..., completed=True)`), with the floor beside them.
 
 Expected: with score="softmax", exactly what the needed trial reported itself.
@@ -28,7 +29,7 @@ from trainables.config import check_types
 from trainables.datasets import NEGATIVE, UNKNOWN, Data
 from trainables.protocol import Epoch, Needed, State
 
-Score = Literal["softmax", "logit", "norm"]
+Score = Literal["softmax", "log_softmax", "logit", "norm"]
 Outputs = Mapping[str, Mapping[str, Tensor]]
 """Evaluated set -> 'logits' (N, C), 'norms' (N,), 'angles' (N, C), float32, 'labels' (N,), and 'features' (N, 2) of
 networks with K = 2."""
@@ -46,7 +47,7 @@ class Config:
     network: Needed
     """The trial that trains the network; its final state holds 'outputs'."""
     score: Score = "softmax"
-    """max p [T]; max z [T, appendix A]; ||phi|| max p."""
+    """max p [T]; max log p in double precision; max z [T, appendix A]; ||phi|| max p."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -81,11 +82,20 @@ def train(
 
 
 def scores(outputs: Mapping[str, Tensor], score: Score) -> tuple[Tensor, Tensor]:
-    """The thresholded scores and the softmax probabilities, (N, C) each, both in float32 as in the thesis."""
+    """The thresholded scores and the softmax probabilities, (N, C) each, in float32 as in the thesis (but log p)."""
     p_NC = torch.softmax(outputs["logits"].float(), dim=1)
     if score == "logit":
         return outputs["logits"].float(), p_NC
+    if score == "log_softmax":
+        return log_probabilities(outputs["logits"].double()), p_NC
     return (p_NC if score == "softmax" else outputs["norms"].float()[:, None] * p_NC), p_NC
+
+
+def log_probabilities(z_NC: Tensor) -> Tensor:
+    """Log p without cancellation: where p is 1 but for e, the result is -e, however small e is."""
+    largest_N1, place_N1 = z_NC.max(dim=1, keepdim=True)
+    rest_NC = (z_NC - largest_N1).exp().scatter(1, place_N1, 0.0)
+    return z_NC - largest_N1 - torch.log1p(rest_NC.sum(dim=1, keepdim=True))
 
 
 def measure(outputs: Outputs, score: Score) -> dict[str, float]:

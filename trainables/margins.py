@@ -58,6 +58,9 @@ log = logging.getLogger(__name__)
 HALF_CLIP = 1e-5
 """Cosines are clipped by so much before arccos, whose slope is infinite at both ends."""
 
+ZERO = 1e-12
+"""Features shorter than that have no direction; all their cosines are about 0. They are left so, and said."""
+
 Head = Literal["linear", "logit", "norm", "cos", "ang", "sphere"]
 Magnitude = Literal["hard", "soft"]
 
@@ -243,8 +246,8 @@ class Config:
     """Rows that RING counts in the validation loss when negatives are not trained on. [C] all."""
 
     # Evaluation
-    score: Literal["softmax", "logit", "norm"] = "softmax"
-    """What is thresholded: max p, max z (appendix A of the thesis), or ||phi|| max p."""
+    score: Literal["softmax", "log_softmax", "logit", "norm"] = "softmax"
+    """What is thresholded: max p, max log p in double, max z (appendix A of the thesis), or ||phi|| max p."""
     evaluate_every: int = 0
     """Epochs between evaluations; 0: after the last only."""
 
@@ -540,11 +543,17 @@ def evaluated(
                 raise Diverged(
                     f"the deep features of the {name} images are not finite; a lower learning rate may help."
                 )
+            norms_N = torch.linalg.vector_norm(phi_NK, dim=1)
+            zero = int((norms_N < ZERO).sum())
+            if zero:
+                log.warning(
+                    "%d of %d %s images have a deep feature of length 0: no direction.", zero, len(norms_N), name
+                )
             z_NC = logits(config, phi_NK, network.centres, s=s)
             cos_NC = F.normalize(phi_NK, dim=1) @ F.normalize(network.centres, dim=0)
             sample = {
                 "logits": z_NC,
-                "norms": torch.linalg.vector_norm(phi_NK, dim=1),
+                "norms": norms_N,
                 "angles": torch.arccos(cos_NC.clamp(-1, 1)),
                 "labels": torch.from_numpy(np.array(images.labels, dtype=np.int64)),
             }
@@ -593,7 +602,8 @@ def _validated(config: Config, outputs: Mapping[str, Mapping[str, Tensor]], s: f
     norm = regulariser(config, norms_N[counted_N][:, None], labels_N[counted_N], s)
     if norm is None:
         return {"validation_loss": float(objective)}
-    return {"validation_loss": float(objective + config.lam * norm), "validation_loss_norm": float(norm)}
+    parts = {"validation_loss_class": float(objective), "validation_loss_norm": float(norm)}
+    return {"validation_loss": float(objective + config.lam * norm)} | parts
 
 
 @torch.no_grad()

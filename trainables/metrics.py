@@ -121,6 +121,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "theta_unknown_std": False,
         "tnr_at_tpr95": True,
         "validation_loss": False,
+        "validation_loss_class": False,
         "validation_loss_norm": False,
     }
 )

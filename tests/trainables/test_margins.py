@@ -378,3 +378,33 @@ def test_training_lowers_the_loss_and_separates_negatives_by_their_norm():
     x = to_float(torch.from_numpy(data.test.pixels))
     z = margins.logits(config, rebuilt(x).detach(), rebuilt.centres.data, s=8.0)
     torch.testing.assert_close(z, outputs["logits"])
+
+
+@pytest.mark.parametrize("ring", ["known", "all"])
+def test_the_validation_loss_is_told_in_its_parts_and_says_whose_norms_it_counts(ring):
+    test = open_set().test
+    held = Images(255 - test.pixels, np.full(len(test.labels), -1))
+    data = negatives_data(validation=test, negative_validation=held)
+    config = named("cosface_sfn", width=4, epochs=1, batch=8, validation_ring=ring, margin=0.1)
+    (epoch,) = margins.train(config, data, seed=0, device="cpu")
+    outputs, s = epoch.state()["outputs"], margins.scale(config, 3)
+    known, negative = outputs["validation"], outputs["negative_validation"]
+    p = torch.softmax(known["logits"], dim=1)[torch.arange(len(known["labels"])), known["labels"]]
+    counted = known["norms"] if ring == "known" else torch.cat([known["norms"], negative["norms"]])
+    norm = float(((s - counted) ** 2).mean())
+    found = epoch.metrics
+    assert found["validation_loss_class"] == pytest.approx(float(-p.log().mean()), rel=1e-5)
+    assert found["validation_loss_norm"] == pytest.approx(norm, rel=1e-5)
+    assert found["validation_loss"] == pytest.approx(found["validation_loss_class"] + 0.01 * norm, rel=1e-5)
+
+
+def test_features_without_a_direction_are_said(caplog):
+    data = open_set()
+    config = named("softmax", width=4, epochs=1, batch=8, feature_bias=False)
+    (epoch,) = margins.train(config, data, seed=0, device="cpu")
+    network = lenetpp.rebuild(epoch.state()["network"], epoch.state()["weights"])
+    with torch.no_grad():
+        network.body.bottleneck.weight.zero_()
+    found = margins.evaluated(config, network, data, 13.0, "cpu")
+    assert "12 of 12 test images have a deep feature of length 0" in caplog.text
+    torch.testing.assert_close(found["test"]["angles"], torch.full((12, 3), math.pi / 2))
