@@ -39,7 +39,6 @@ released logs put the student 7 points below. Cost in passes, a plain step being
 Shapes: B images, N mixed together, C channels, H rows, W columns, c x h x w a feature map, K classes, S steps.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +54,7 @@ from trainables import augment, loop, mixblock, mixes, openset, schedules, seedi
 from trainables.config import ConfigError, check_types, require
 from trainables.datasets import Data
 from trainables.protocol import Epoch, State
+from trainables.teachers import Trio
 
 Mix = Literal["adautomix", "automix", "vanilla", "mixup", "cutmix", "saliencymix", "fmix", "resizemix"]
 Term = Literal["clean", "linear", "teacher", "cosine"]
@@ -410,7 +410,9 @@ def batches(config: Config, data: Data, pixels_NHWC: Tensor, labels_N: Tensor, s
 def mixed_cross_entropy(logits_BK: Tensor, labels_NB: Tensor, lam_N: Tensor, smoothing: float = 0.0) -> Tensor:
     """sum_n lam_n CE(logits, y_n), mean over the batch (Eq 3); `smoothing` of each label is spread over all classes."""
     log_p_BK = logits_BK.log_softmax(1)
-    loss = -(log_p_BK.gather(1, labels_NB.T) @ lam_N).mean()
+    y_NBK = labels_NB.unsqueeze(2) == torch.arange(logits_BK.shape[1], device=labels_NB.device)
+    y_BK = (lam_N.view(-1, 1, 1) * y_NBK).sum(0)  # no gather: its gradient adds up in no fixed order on a GPU
+    loss = -(y_BK * log_p_BK).sum(1).mean()
     return loss if smoothing == 0 else (1 - smoothing) * loss - smoothing * log_p_BK.mean()
 
 
@@ -467,58 +469,22 @@ def generator_loss(config: Config, terms: Mapping[str, Tensor], area: Tensor, *,
 # The networks
 
 
-class Players(nn.Module):
-    """Student, teacher, and where masks are learned the generator.
-
-    Attributes:
-        description: with the weights, what `rebuild` needs.
-    """
-
-    def __init__(self, student: twoheads.TwoHeads, generator: nn.Module | None, description: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.student, self.teacher, self.generator = student, copy.deepcopy(student), generator
-        self.teacher.requires_grad_(False)
-        self.description = dict(description)
-
-
-def players(config: Config, channels: int, classes: int, seed: int) -> Players:
-    """Networks with their first weights; the teacher is a copy of the student."""
+def trio_of(config: Config, channels: int, classes: int, seed: int) -> Trio:
+    """Student, teacher and generator with their first weights."""
     shared = config.heads == "shared" or not learned(config)
     random = seeding.torch_stream(seed, "init")
     student = twoheads.two_heads(
         config.network, config.width, channels, classes, random, layer=config.layer, shared=shared
     )
-    block: dict[str, Any] | None = None
-    if learned(config):
-        block = {"mix": config.mix, "scale": config.mask_scale, "upsampling": config.upsampling}
+    if not learned(config):
+        return Trio(student, None, {"student": student.description, "generator": None})
+    block: dict[str, Any] = {"kind": "pair", "scale": config.mask_scale, "upsampling": config.upsampling}
     if config.mix == "adautomix":
-        block = {
-            **(block or {}),
-            "embed": config.embed_lam,
-            "linear": config.activation == "linear",
-            "softmax_first": config.softmax == "before",
-        }
-    generator = _generator(block, student.map_channels)
-    if generator is not None:
-        mixblock.initialise(generator, seeding.torch_stream(seed, "init/generator"))
-    return Players(student, generator, {"student": student.description, "generator": block})
-
-
-def _generator(block: Mapping[str, Any] | None, channels: int) -> nn.Module | None:
-    if block is None:
-        return None
-    kind: type[nn.Module] = {"adautomix": mixblock.MixBlock, "automix": mixblock.PairBlock}[block["mix"]]
-    with torch.device("meta"):  # where no weights are drawn, which would read the global generator
-        generator = kind(channels, **{name: value for name, value in block.items() if name != "mix"})
-    return generator.to_empty(device="cpu")
-
-
-def rebuild(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Players:
-    """The networks of a final state: `rebuild(state["network"], state["weights"])`, in eval mode, on the CPU."""
-    student = twoheads.build(description["student"])
-    found = Players(student, _generator(description["generator"], student.map_channels), description)
-    found.load_state_dict(dict(weights))
-    return found.eval()
+        given = {"linear": config.activation == "linear", "softmax_first": config.softmax == "before"}
+        block |= {"kind": "any", "embed": config.embed_lam, **given}
+    generator = mixblock.build(block, student.map_channels)
+    mixblock.initialise(generator, seeding.torch_stream(seed, "init/generator"))
+    return Trio(student, generator, {"student": student.description, "generator": block})
 
 
 def passed(config: Config, network: twoheads.TwoHeads, x_BCHW: Tensor) -> twoheads.Seen:
@@ -531,24 +497,24 @@ def passed(config: Config, network: twoheads.TwoHeads, x_BCHW: Tensor) -> twohea
 # A training step
 
 
-def teacher_clean(config: Config, found: Players, step: Step) -> tuple[twoheads.Seen, float]:
+def teacher_clean(config: Config, trio: Trio, step: Step) -> tuple[twoheads.Seen, float]:
     """The one pass of the clean images through the teacher, and batch norm's momentum of the mixed ones' pass."""
     again = step.generator_NB.shape[0] if config.mix == "adautomix" else 0
     momenta = teachers.merged_momenta(again) if learned(config) else (teachers.NORM_MOMENTUM, 0.0)
     if config.teacher_norms != "own":
         momenta = (0.0, 0.0)
-    with torch.no_grad(), teachers.norm_momentum(found.teacher, momenta[0]):
-        return passed(config, found.teacher, step.x_BCHW), momenta[1]
+    with torch.no_grad(), teachers.norm_momentum(trio.teacher, momenta[0]):
+        return passed(config, trio.teacher, step.x_BCHW), momenta[1]
 
 
 def teacher_terms(
-    config: Config, found: Players, step: Step, x_BCHW: Tensor, clean: twoheads.Seen, momentum: float
+    config: Config, trio: Trio, step: Step, x_BCHW: Tensor, clean: twoheads.Seen, momentum: float
 ) -> dict[str, Tensor]:
     """'loss_teacher', AMCE', and 'similarity', cos': the teacher's word on mixed images, where the config asks for it.
 
     Args:
         config: which terms.
-        found: the networks.
+        trio: the networks.
         step: labels and ratios.
         x_BCHW: the generator's images.
         clean: what the teacher sees on the batch.
@@ -557,8 +523,8 @@ def teacher_terms(
     terms: dict[str, Tensor] = {}
     if not {"teacher", "cosine"} & set(config.terms):
         return terms
-    with teachers.norm_momentum(found.teacher, momentum):
-        seen = passed(config, found.teacher, x_BCHW)
+    with teachers.norm_momentum(trio.teacher, momentum):
+        seen = passed(config, trio.teacher, x_BCHW)
     if "teacher" in config.terms:
         labels_NB = step.labels_B[step.generator_NB]
         terms["loss_teacher"] = mixed_cross_entropy(seen.mix_BK, labels_NB, step.generator_N)
@@ -570,10 +536,10 @@ def teacher_terms(
     return terms
 
 
-def generated(config: Config, found: Players, step: Step, features_Bchw: Tensor) -> tuple[Tensor, Tensor]:
+def generated(config: Config, trio: Trio, step: Step, features_Bchw: Tensor) -> tuple[Tensor, Tensor]:
     """The generator's images, and AutoMix's weighted loss of their masks' area, else 0."""
-    assert found.generator is not None
-    masks_BNHW = found.generator(features_Bchw, step.generator_NB, step.generator_N)
+    assert trio.generator is not None
+    masks_BNHW = trio.generator(features_Bchw, step.generator_NB, step.generator_N)
     x_BCHW = mixblock.mixed(step.x_BCHW, step.generator_NB, masks_BNHW)
     if config.mix == "adautomix":
         return x_BCHW, masks_BNHW.new_zeros(())
@@ -586,36 +552,36 @@ def plain(config: Config, step: Step) -> bool:
 
 
 @torch.no_grad()
-def student_images(config: Config, found: Players, step: Step, features_Bchw: Tensor) -> Tensor:
+def student_images(config: Config, trio: Trio, step: Step, features_Bchw: Tensor) -> Tensor:
     """Mixed images with masks of their own, or without where `plain`; constants for the generator."""
     if plain(config, step):
         return mixblock.linear(step.x_BCHW, step.student_NB, step.student_N)
-    assert found.generator is not None
-    masks_BNHW = found.generator(features_Bchw, step.student_NB, step.student_N)
+    assert trio.generator is not None
+    masks_BNHW = trio.generator(features_Bchw, step.student_NB, step.student_N)
     return mixblock.mixed(step.x_BCHW, step.student_NB, masks_BNHW)
 
 
-def student_terms(config: Config, found: Players, step: Step, x_BCHW: Tensor) -> dict[str, Tensor]:
+def student_terms(config: Config, trio: Trio, step: Step, x_BCHW: Tensor) -> dict[str, Tensor]:
     """'loss_mix', AMCE, on those images; 'loss_clean', ACE; 'loss_linear', MCE: those that the config asks for."""
     labels_NB, smoothing = step.labels_B[step.student_NB], config.label_smoothing
     terms = {}  # in the order of the code's passes, which batch norm's running statistics remember
     if "clean" in config.terms:
-        seen = passed(config, found.student, step.x_BCHW)
+        seen = passed(config, trio.student, step.x_BCHW)
         terms["loss_clean"] = F.cross_entropy(seen.one_BK, step.labels_B, label_smoothing=smoothing)
     pairs = len(step.student_NB) == 2 and config.pair_weights == "released"
     if "linear" in config.terms and not pairs:
-        seen = passed(config, found.student, mixblock.linear(step.x_BCHW, step.student_NB, step.student_N))
+        seen = passed(config, trio.student, mixblock.linear(step.x_BCHW, step.student_NB, step.student_N))
         terms["loss_linear"] = mixed_cross_entropy(seen.mix_BK, labels_NB, step.student_N, smoothing)
-    seen = passed(config, found.student, x_BCHW)
+    seen = passed(config, trio.student, x_BCHW)
     terms["loss_mix"] = mixed_cross_entropy(seen.mix_BK, labels_NB, step.student_N, smoothing)
     return terms
 
 
-def joint(config: Config, found: Players, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
+def joint(config: Config, trio: Trio, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
     """One update of student and generator, by one backward pass; the losses it was made by."""
-    clean, momentum = teacher_clean(config, found, step)
-    x_BCHW, area = generated(config, found, step, clean.features_Bchw)
-    judged = teacher_terms(config, found, step, x_BCHW, clean, momentum)
+    clean, momentum = teacher_clean(config, trio, step)
+    x_BCHW, area = generated(config, trio, step, clean.features_Bchw)
+    judged = teacher_terms(config, trio, step, x_BCHW, clean, momentum)
     against = generator_loss(config, judged, area, adversarial=step.adversarial)
     opposed = config.generator_objective == "eq15" and not plain(config, step)
     if opposed:
@@ -623,51 +589,51 @@ def joint(config: Config, found: Players, optimizer: torch.optim.Optimizer, step
     elif config.same_mix and not plain(config, step):
         own_BCHW = x_BCHW.detach()
     else:
-        own_BCHW = student_images(config, found, step, clean.features_Bchw)
-    terms = student_terms(config, found, step, own_BCHW)
+        own_BCHW = student_images(config, trio, step, clean.features_Bchw)
+    terms = student_terms(config, trio, step, own_BCHW)
     loss = student_loss(config, terms, len(step.student_NB))
-    descend(config, found, optimizer, loss + against)
+    descend(config, trio, optimizer, loss + against)
     return reported(terms, judged, loss, against - terms["loss_mix"] if opposed else against)
 
 
-def alternating(config: Config, found: Players, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
+def alternating(config: Config, trio: Trio, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
     """Algorithm 1: T1 updates of the student, then T2 of the generator; the losses of the last of each."""
-    clean, momentum = teacher_clean(config, found, step)
+    clean, momentum = teacher_clean(config, trio, step)
     for _ in range(config.classifier_steps):
-        terms = student_terms(config, found, step, student_images(config, found, step, clean.features_Bchw))
+        terms = student_terms(config, trio, step, student_images(config, trio, step, clean.features_Bchw))
         loss = student_loss(config, terms, len(step.student_NB))
-        descend(config, found, optimizer, loss)
-    assert found.generator is not None
+        descend(config, trio, optimizer, loss)
+    assert trio.generator is not None
     for _ in range(config.generator_steps):
-        x_BCHW, area = generated(config, found, step, clean.features_Bchw)
-        judged = teacher_terms(config, found, step, x_BCHW, clean, momentum)
+        x_BCHW, area = generated(config, trio, step, clean.features_Bchw)
+        judged = teacher_terms(config, trio, step, x_BCHW, clean, momentum)
         against = generator_loss(config, judged, area, adversarial=step.adversarial)
         if config.generator_objective == "eq15":
-            with teachers.norm_momentum(found.student, 0.0):
-                seen = passed(config, found.student, x_BCHW)
+            with teachers.norm_momentum(trio.student, 0.0):
+                seen = passed(config, trio.student, x_BCHW)
             labels_NB = step.labels_B[step.generator_NB]
             against = against - mixed_cross_entropy(seen.mix_BK, labels_NB, step.generator_N, config.label_smoothing)
-        descend(config, found, optimizer, against, only=list(found.generator.parameters()))
+        descend(config, trio, optimizer, against, only=list(trio.generator.parameters()))
     return reported(terms, judged, loss, against)
 
 
-def by_hand(config: Config, found: Players, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
+def by_hand(config: Config, trio: Trio, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
     """One update by a mix that needs no network, or by none."""
     if config.teacher_norms == "own":
-        teacher_clean(config, found, step)
+        teacher_clean(config, trio, step)
     drawn = (step.first, config.concentration, step.random)
     x_BCHW, own = mixes.by_hand(config.mix, step.x_BCHW, step.student_NB[1], *drawn)
     lam = own if isinstance(own, Tensor) else torch.full((), own, device=x_BCHW.device)
     labels_NB, lam_N = step.labels_B[step.student_NB], torch.stack([lam, 1 - lam])
-    logits_BK = passed(config, found.student, x_BCHW).one_BK
+    logits_BK = passed(config, trio.student, x_BCHW).one_BK
     loss = mixed_cross_entropy(logits_BK, labels_NB, lam_N, config.label_smoothing)
-    descend(config, found, optimizer, loss)
+    descend(config, trio, optimizer, loss)
     return {"loss": loss}
 
 
 def descend(
     config: Config,
-    found: Players,
+    trio: Trio,
     optimizer: torch.optim.Optimizer,
     loss: Tensor,
     only: Sequence[nn.Parameter] | None = None,
@@ -676,7 +642,7 @@ def descend(
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=only)
     if config.clip is not None:
-        torch.nn.utils.clip_grad_norm_(found.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(trio.parameters(), config.clip)
     optimizer.step()
 
 
@@ -688,13 +654,13 @@ def reported(
     return {"loss": loss, "loss_generator": against, **always, **judged}
 
 
-def update(config: Config, found: Players, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
+def update(config: Config, trio: Trio, optimizer: torch.optim.Optimizer, step: Step) -> dict[str, Tensor]:
     """All updates of one step but the teacher's; the losses, as tensors on the device."""
     if not learned(config):
-        return by_hand(config, found, optimizer, step)
+        return by_hand(config, trio, optimizer, step)
     if config.updates == "alternating":
-        return alternating(config, found, optimizer, step)
-    return joint(config, found, optimizer, step)
+        return alternating(config, trio, optimizer, step)
+    return joint(config, trio, optimizer, step)
 
 
 # Training
@@ -703,7 +669,7 @@ def update(config: Config, found: Players, optimizer: torch.optim.Optimizer, ste
 def train(config: Config, data: Data, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
     """Trains student, teacher and generator and yields after every epoch; see `trainables.protocol`.
 
-    The final state rebuilds all three: `rebuild(state["network"], state["weights"])`.
+    The final state rebuilds all three: `teachers.rebuild(state["network"], state["weights"])`.
 
     Raises:
         ConfigError: a batch larger than the training set; a mask scale that does not fit the images.
@@ -711,34 +677,34 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
     """
     pixels_NHWC, labels_N = loop.resident(data, config.batch, device)
     steps = len(labels_N) // config.batch
-    found = players(config, pixels_NHWC.shape[3], len(data.classes), seed)
-    check_images(config, found.student, pixels_NHWC.shape[1:])
-    found.to(device)
+    trio = trio_of(config, pixels_NHWC.shape[3], len(data.classes), seed)
+    check_images(config, trio.student, pixels_NHWC.shape[1:])
+    trio.to(device)
     if config.channels_last:
-        found.to(memory_format=torch.channels_last)
-    optimizer = optimizer_of(config, found, device)
+        trio.to(memory_format=torch.channels_last)
+    optimizer = optimizer_of(config, trio, device)
     done, history = 0, {}
     if resume is not None:
         done, history = resume["epoch"], {name: list(values) for name, values in resume["history"].items()}
-        found.load_state_dict(resume["weights"])
+        trio.load_state_dict(resume["weights"])
         optimizer.load_state_dict(resume["optimizer"])
     for epoch in range(done, config.epochs):
         totals = loop.Totals()
-        found.train()
+        trio.train()
         for s, step in enumerate(batches(config, data, pixels_NHWC, labels_N, seed, epoch)):
             set_rates(config, optimizer, epoch, s, steps)
             with totals.step(device):
-                terms = update(config, found, optimizer, step)
+                terms = update(config, trio, optimizer, step)
                 share = (epoch * steps + s) / (config.epochs * steps)
                 momentum = teachers.momentum(share, config.ema, config.ema_end, config.ema_constant)
-                teachers.follow(found.student, found.teacher, momentum, config.teacher_norms)
+                teachers.follow(trio.student, trio.teacher, momentum, config.teacher_norms)
             totals.add(terms)
-        metrics = totals.means(found, epoch + 1)
+        metrics = totals.means(trio, epoch + 1)
         last = epoch + 1 == config.epochs
         if last or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
-            metrics |= evaluate(config, found, data, device, attack=last)
+            metrics |= teachers.evaluate(trio, data, config.scored, device, attack=last)
             metrics |= teachers.remembered(history, epoch + 1, metrics)
-        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, found, optimizer, history=history))
+        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, trio, optimizer, history=history))
 
 
 def check_images(config: Config, student: twoheads.TwoHeads, shape: Sequence[int]) -> None:
@@ -763,11 +729,11 @@ def check_images(config: Config, student: twoheads.TwoHeads, shape: Sequence[int
     )
 
 
-def optimizer_of(config: Config, found: Players, device: str) -> torch.optim.Optimizer:
+def optimizer_of(config: Config, trio: Trio, device: str) -> torch.optim.Optimizer:
     """Over the weights of student and generator, each in groups with and without weight decay."""
     groups: list[dict[str, Any]] = []
     for part in ("student", "generator"):
-        network = getattr(found, part)
+        network = getattr(trio, part)
         weights = [] if network is None else list(network.named_parameters())
         decayed = [weight for name, weight in weights if config.decay_norms or not _spared(name, weight)]
         plain_ones = [weight for name, weight in weights if not config.decay_norms and _spared(name, weight)]
@@ -793,9 +759,3 @@ def set_rates(config: Config, optimizer: torch.optim.Optimizer, epoch: int, s: i
             peak = peak if config.generator_rate is None else config.generator_rate
             floor = floor if config.generator_floor is None else config.generator_floor
         group["lr"] = rise * schedules.cosine(epoch, config.epochs, peak, floor * peak)
-
-
-def evaluate(config: Config, found: Players, data: Data, device: str, *, attack: bool) -> dict[str, float]:
-    """Accuracies of both networks and heads, all measures of the scored one; with `attack`, by FGSM too."""
-    with openset.evaluation_mode(found), loop.repeatable(device):
-        return teachers.evaluate(found.student, found.teacher, data, config.scored, device, attack=attack)

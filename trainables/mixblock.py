@@ -14,13 +14,15 @@ Deviations:
    as in the code. The paper shows no activation and a softmax before the upsampling: `linear` and `softmax_first`.
 2. Convolutions of 1 x 1 commute with permutations of the batch, so they are computed once for a batch, of which the
    mixed images are picked by index; the channel of lam is the addition of its weights. The numbers are the same.
-3. The upsampling is two matrix products, whose gradient on a GPU adds up in a fixed order. The numbers are the same.
+3. Bilinear upsampling is two matrix products, whose gradient on a GPU adds up in a fixed order. The numbers are the
+   same.
 
 Shapes: B images, N mixed together, c channels and h x w pixels of a feature map, H x W of an image, d channels of q and
 k. An index (N, B) says which image of the batch stands in place n of the mixed image b.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +118,8 @@ def _placed(conv: nn.Conv2d, features_Bchw: Tensor, index_NB: Tensor, lam_N: Ten
 def upsampled(maps_BNhw: Tensor, scale: int, how: Upsampling) -> Tensor:
     """(B, N, h, w) -> (B, N, h scale, w scale), as `F.interpolate` with `align_corners=False`."""
     if how == "nearest":
-        return maps_BNhw.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        b, n, h, w = maps_BNhw.shape
+        return maps_BNhw.reshape(b, n, h, 1, w, 1).expand(b, n, h, scale, w, scale).reshape(b, n, h * scale, w * scale)
     rows, columns = (_ramps(side, scale, maps_BNhw) for side in maps_BNhw.shape[2:])
     return rows @ maps_BNhw @ columns.mT
 
@@ -152,6 +155,19 @@ def area_loss(masks_B2HW: Tensor, lam: Tensor, margin: float = 0.1) -> Tensor:
         margin: of the area, free of charge.
     """
     return ((masks_B2HW[:, 0].mean() - lam).abs() - margin).clamp(min=0)
+
+
+def build(description: Mapping[str, Any], channels: int) -> nn.Module:
+    """A generator whose weights are not yet drawn.
+
+    Args:
+        description: 'kind', which is 'any' for a `MixBlock` and 'pair' for a `PairBlock`, and its arguments.
+        channels: c.
+    """
+    kind: type[nn.Module] = {"any": MixBlock, "pair": PairBlock}[description["kind"]]
+    with torch.device("meta"):  # on a real one the layers would draw from the global generator
+        generator = kind(channels, **{name: value for name, value in description.items() if name != "kind"})
+    return generator.to_empty(device="cpu")
 
 
 @torch.no_grad()

@@ -12,16 +12,39 @@ Shapes: N images, K classes.
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import augment, classification, schedules
+from trainables import augment, classification, loop, mixblock, openset, schedules, twoheads
 from trainables.datasets import Data
-from trainables.twoheads import TwoHeads
+
+
+class Trio(nn.Module):
+    """A student, its teacher, which starts as a copy, and where masks are learned their generator.
+
+    Attributes:
+        description: with the weights, what `rebuild` needs.
+    """
+
+    def __init__(self, student: twoheads.TwoHeads, generator: nn.Module | None, description: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.student, self.teacher, self.generator = student, copy.deepcopy(student), generator
+        self.teacher.requires_grad_(False)
+        self.description = dict(description)
+
+
+def rebuild(description: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Trio:
+    """The networks of a final state: `rebuild(state["network"], state["weights"])`, in eval mode, on the CPU."""
+    student, block = twoheads.build(description["student"]), description["generator"]
+    trio = Trio(student, block and mixblock.build(block, student.map_channels), description)
+    trio.load_state_dict(dict(weights))
+    return trio.eval()
+
 
 Norms = Literal["own", "average", "copy"]
 NORM_MOMENTUM = 0.1
@@ -83,41 +106,35 @@ def merged_momenta(clean: int) -> tuple[float, float]:
 
 
 def evaluate(
-    student: TwoHeads,
-    teacher: TwoHeads,
-    data: Data,
-    scored: Literal["teacher", "student"],
-    device: str,
-    *,
-    attack: bool,
+    trio: Trio, data: Data, scored: Literal["teacher", "student"], device: str, *, attack: bool
 ) -> dict[str, float]:
     """'accuracy_<teacher or student>_<one or mix>' on the test images, and measures of the scored one's one-hot head.
 
     Args:
-        student: in eval mode.
-        teacher: in eval mode.
+        trio: the networks; afterwards in the mode they were in.
         data: with test images.
         scored: whose one-hot head has all that `classification.measures` names.
-        device: where both are.
+        device: where the networks are.
         attack: whether 'fgsm_error' is among them.
     """
     metrics: dict[str, float] = {}
-    for name, network in (("teacher", teacher), ("student", student)):
-        one_NK, mix_NK, labels_N = logits(network, data, device)
-        metrics[f"accuracy_{name}_one"] = classification.top_k(one_NK, labels_N, 1)
-        metrics[f"accuracy_{name}_mix"] = classification.top_k(mix_NK, labels_N, 1)
-        if name == scored:
-            metrics |= classification.measures(one_NK, labels_N)
-    if attack:
-        judged = teacher if scored == "teacher" else student
-        metrics["fgsm_error"] = classification.fgsm_error(
-            lambda x_BCHW: judged(x_BCHW).one_BK, data, data.mean, data.std, device=device
-        )
+    judged = trio.teacher if scored == "teacher" else trio.student
+    with openset.evaluation_mode(trio), loop.repeatable(device):
+        for name, network in (("teacher", trio.teacher), ("student", trio.student)):
+            one_NK, mix_NK, labels_N = logits(network, data, device)
+            metrics[f"accuracy_{name}_one"] = classification.top_k(one_NK, labels_N, 1)
+            metrics[f"accuracy_{name}_mix"] = classification.top_k(mix_NK, labels_N, 1)
+            if network is judged:
+                metrics |= classification.measures(one_NK, labels_N)
+        if attack:
+            metrics["fgsm_error"] = classification.fgsm_error(
+                lambda x_BCHW: judged(x_BCHW).one_BK, data, data.mean, data.std, device=device
+            )
     return metrics
 
 
 @torch.no_grad()
-def logits(network: TwoHeads, data: Data, device: str, batch: int = 500) -> tuple[Tensor, Tensor, Tensor]:
+def logits(network: twoheads.TwoHeads, data: Data, device: str, batch: int = 500) -> tuple[Tensor, Tensor, Tensor]:
     """Of both heads on the test images, (N, K) each, and the labels (N,)."""
     one, mix, labels = [], [], []
     for x_BCHW, labels_B in classification.batches(data.test, device, batch):
