@@ -7,7 +7,20 @@ announce methods under the entry point group 'ablate.methods'.
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from trainables import adautomix, gradmix, greg, knn_osr, margin_scores, margins, origin, pretraining, rlmix, rmix
+from trainables import (
+    adautomix,
+    gradmix,
+    greg,
+    knn_osr,
+    margin_scores,
+    margins,
+    ood_radius,
+    ood_scores,
+    origin,
+    pretraining,
+    rlmix,
+    rmix,
+)
 from trainables.config import ConfigError, nearest
 from trainables.protocol import Method
 
@@ -18,6 +31,8 @@ METHODS: dict[str, Method] = {
     "knn_osr": Method(knn_osr.train, knn_osr.Config),
     "margin_scores": Method(margin_scores.train, margin_scores.Config),
     "margins": Method(margins.train, margins.Config),
+    "ood_radius": Method(ood_radius.train, ood_radius.Config),
+    "ood_scores": Method(ood_scores.train, ood_scores.Config),
     "pretraining": Method(pretraining.train, pretraining.Config),
     "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),

@@ -21,9 +21,9 @@ SMALL = {"width": 4, "epochs": 3, "pretraining_epochs": 3, "final_epochs": 1, "b
 """Fields that make any method small, where it has them."""
 OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")}
 """The same for one method alone."""
-NEEDED = {"knn_osr": "gradmix", "margin_scores": "margins"}
+NEEDED = {"knn_osr": "gradmix", "margin_scores": "margins", "ood_radius": "greg", "ood_scores": "pretraining"}
 """Method -> what trains the network that it asks for."""
-WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores"}
+WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores", "ood_radius", "ood_scores"}
 """Methods whose numbers the seed does not change."""
 
 
@@ -35,8 +35,8 @@ def small(method: str):
     return METHODS[method].config(**fields)
 
 
-AGAINST = {"greg"}
-"""Methods that train against auxiliary images, and so need a protocol that has them."""
+AGAINST = {"greg", "ood_radius", "ood_scores"}
+"""Methods that train against auxiliary images, or judge what was, and so need a protocol that has them."""
 
 
 @pytest.fixture(scope="module")
