@@ -13,7 +13,9 @@ Deviations:
 2. SaliencyMix's saliency is computed in floats; OpenCV's, of which it is a reading, rounds to 8 bits after each step
    (and reads floats between 0 and 1 as such bytes, when it is given normalised ones).
 3. A resized patch of no pixels pastes nothing.
-4. GridMix cuts a region that would not fit to the image's size, which matters at aspects far from 1; its holes are at
+4. torchvision's MixUp and CutMix mix each image with the one before it and draw from the global generator, so they are
+   not called here; given partners and draws, they are the same (a test holds both against them).
+5. GridMix cuts a region that would not fit to the image's size, which matters at aspects far from 1; its holes are at
    most as many as fit with two pixels each.
 
 Shapes: B images, C channels, H rows, W columns.

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
-from trainables import mixes
+from trainables import mixes, rmix
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mixing"
 
@@ -63,6 +64,32 @@ def test_fmix_is_openmixups(g, batch, rounding):
     mask = mixes.fmix_mask(float(g["fmix_lam"]), g["fmix_noise"][0], (16, 16), up=rounding == "ceil")
     np.testing.assert_array_equal(mask, g[f"fmix_{rounding}_mask"])
     close(mixes.masked(*batch, torch.from_numpy(mask)), g[f"fmix_{rounding}_out"])
+
+
+# torchvision
+
+
+def drawn_by_torchvision(kind, seed, x, labels):
+    """Its images, its soft labels, and lam, column and row of the centre, drawn again from the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        images, soft = kind(alpha=1.0, num_classes=4)(x, labels)
+        torch.manual_seed(seed)
+        lam = float(torch.distributions.Beta(torch.ones(1), torch.ones(1)).sample())
+        return images, soft, lam, (int(torch.randint(x.shape[3], (1,))), int(torch.randint(x.shape[2], (1,))))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mixup_and_cutmix_are_torchvisions_for_its_partners(seed):
+    x, labels = torch.rand(4, 3, 15, 12, generator=torch.Generator().manual_seed(seed)), torch.arange(4)
+    partner = torch.tensor([3, 0, 1, 2])
+    images, soft, lam, _ = drawn_by_torchvision(v2.MixUp, seed, x, labels)
+    torch.testing.assert_close(mixes.mixup(x, partner, lam), images)
+    torch.testing.assert_close(rmix.mixed_labels(labels, partner, lam, 4), soft)
+    images, soft, lam, (column, row) = drawn_by_torchvision(v2.CutMix, seed, x, labels)
+    mixed, own = mixes.cutmix(x, partner, mixes.box(lam, (row, column), (15, 12)))
+    assert torch.equal(mixed, images)
+    torch.testing.assert_close(rmix.mixed_labels(labels, partner, own, 4), soft)
 
 
 # What must hold

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.trainables.toys import open_set
+from tests.trainables.watched import Watched
 from trainables import classifiers, ppo, rlmix, rmix
 from trainables.config import ConfigError
 from trainables.rlmix import Config
@@ -77,6 +78,27 @@ def test_the_gradient_of_the_mixed_images_is_that_of_the_training_loss():
     x = wanted.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(network(x), labels), x)
     torch.testing.assert_close(mixed.grad, gradient)
+
+
+def test_a_step_waits_for_the_device_only_where_the_policy_is_updated(monkeypatch):
+    """Nine steps, updated twice: each time the value that follows, and what goes to the host for the advantages."""
+    waited = []
+
+    def watched(*args):
+        waited.append(len(watch.reads))
+        plain(*args)
+        waited.append(len(watch.reads))
+
+    plain = rlmix.learn
+    monkeypatch.setattr(rlmix, "learn", watched)
+    config = replace(TINY, evaluate_every=0)
+    with Watched() as watch:
+        epochs = rlmix.train(config, open_set(), seed=0, device="cpu")
+        for _ in range(2):
+            next(epochs)
+        epochs.close()
+    assert waited[0] == 1, "the value that follows"
+    assert len(waited) == 2
 
 
 def updates(monkeypatch, config):

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainables.toys import open_set
+from tests.trainables.watched import Watched
 from trainables import classifiers, rmix
 from trainables.config import ConfigError
 from trainables.protocol import Diverged
@@ -250,24 +250,6 @@ def test_manifold_mixup_at_the_input_is_mixup():
     assert set(losses) == {0, 1, 2}
     assert losses[0] == pytest.approx(mixup, abs=1e-6)
     assert len(set(losses.values())) == 3
-
-
-class Watched(TorchDispatchMode):
-    """What a step makes the host wait for on an accelerator, and which convolutions ask for gradients of weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.reads, self.asked = [], []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        if func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal):
-            self.reads.append(func)
-        if func.overloadpacket is aten.index and any(part is not None and part.dtype == torch.bool for part in args[1]):
-            self.reads.append(func)
-        if func.overloadpacket is aten.convolution_backward:
-            self.asked.append(args[-1][1])
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("mix", MIXES)
