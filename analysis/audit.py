@@ -174,11 +174,34 @@ def _scope(table: Cells) -> Iterator[str]:
 
 def contrast_warnings(contrasts: Sequence[ContrastResult], study: Study) -> tuple[str, ...]:
     """Oddities of single contrasts: left-out blocks, too few, no variation, ties, tests that cannot reject."""
-    return tuple(text for result in contrasts for text in _of_contrast(result)) + tuple(_attainable(contrasts, study))
+    waiting = [result for result in contrasts if _waits(result)]
+    single = [result for result in contrasts if len(waiting) < 2 or not _waits(result)]
+    return (
+        *_waiting(waiting),
+        *(text for result in single for text in _of_contrast(result)),
+        *_attainable(contrasts, study),
+    )
+
+
+def _waits(result: ContrastResult) -> bool:
+    """Whether it has no shared block only because runs are still to come."""
+    reasons = [reason for dropped in result.dropped.values() for reason in dropped.split("; ")]
+    return not result.blocks and bool(reasons) and all(reason.endswith(" is pending") for reason in reasons)
+
+
+def _waiting(waiting: Sequence[ContrastResult]) -> Iterator[str]:
+    """One line for many: before a sweep is done, most contrasts wait."""
+    if len(waiting) > 1:
+        pairs = _list([_pair(result) for result in waiting])
+        yield f"{len(waiting)} contrasts have no shared block yet, as runs are pending: {pairs}. Each counts as p = 1."
+
+
+def _pair(result: ContrastResult) -> str:
+    return f"{result.arm} - {result.reference}" + (f" on {result.dataset}" if result.dataset else "")
 
 
 def _of_contrast(result: ContrastResult) -> Iterator[str]:
-    pair = f"{result.arm} - {result.reference}" + (f" on {result.dataset}" if result.dataset else "")
+    pair = _pair(result)
     n = len(result.blocks)
     if result.dropped:
         reasons = _list([f"{block}: {reason}" for block, reason in result.dropped.items()], "; ")

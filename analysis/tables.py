@@ -65,8 +65,7 @@ def _arms(summaries: Sequence[ArmSummary], shown: Quantity, study: Study, name: 
         )
         for arm in summaries
     )
-    notes = [wording.missing(arm) for arm in summaries if arm.failed or arm.pending]
-    return Table(name, caption, columns, rows, tuple(notes))
+    return Table(name, caption, columns, rows, wording.missing(summaries))
 
 
 def interquartile(findings: Findings, study: Study) -> Table | None:

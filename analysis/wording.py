@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from analysis import display, facts
 from analysis.display import Quantity, listing
@@ -103,12 +104,20 @@ def progress(findings: Findings) -> tuple[int, int]:
     return finished, finished + sum(len(arm.failed) + len(arm.pending) for arm in findings.arms)
 
 
-def missing(arm: ArmSummary) -> str:
-    """Which blocks an arm has no value for, and why."""
-    parts = [f"failed on {block} ({reason})" for block, reason in arm.failed.items()]
-    if arm.pending:
-        parts.append(f"{len(arm.pending)} not run yet: {', '.join(arm.pending)}")
-    return f"{arm.label}: " + "; ".join(parts) + "."
+def missing(arms: Iterable[ArmSummary]) -> tuple[str, ...]:
+    """Which blocks the arms have no value for, and why; arms that wait for the same blocks in one sentence."""
+    arms = list(arms)
+    failed = [
+        f"{arm.label}: " + "; ".join(f"failed on {block} ({reason})" for block, reason in arm.failed.items()) + "."
+        for arm in arms
+        if arm.failed
+    ]
+    waiting: dict[tuple[str, ...], list[str]] = {}
+    for arm in arms:
+        if arm.pending:
+            waiting.setdefault(tuple(arm.pending), []).append(quoted(arm.label))
+    pending = [f"Not run yet on {', '.join(blocks)}: {listing(labels)}." for blocks, labels in waiting.items()]
+    return (*failed, *pending)
 
 
 def tests(findings: Findings, study: Study) -> str:

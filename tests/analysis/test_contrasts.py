@@ -180,7 +180,7 @@ NAMED = {
     "failed": "digits/t0/s0: diverged: Diverged: loss is nan in step 17",
     "all_failed": "a1 - a0 has 0 shared blocks: no interval and no test",
     "pending": "Pending: a3 on 1 block.",
-    "nothing_run": "a1 - a0 has 0 shared blocks",
+    "nothing_run": "3 contrasts have no shared block yet, as runs are pending: a1 - a0, a2 - a0, a3 - a0. Each counts",
     "unequal_blocks": "a3 - a0 is over 9 of 10 blocks. Left out: digits/t0/s0: a3 is pending",
     "missing_arm": "Missing from the frame: a3.",
     "missing_baseline": "Missing from the frame: a0.",
@@ -202,6 +202,14 @@ NAMED = {
 def test_every_degenerate_frame_is_named_in_the_warnings(kind: str) -> None:
     found = compare(frames.DEGENERATE[kind](STUDY), STUDY)
     assert NAMED[kind] in "\n".join(found.warnings)
+
+
+def test_before_a_sweep_is_done_waiting_contrasts_take_one_line_and_lost_ones_their_own() -> None:
+    waiting = compare(frames.nothing_run(STUDY), STUDY).warnings
+    assert not [warning for warning in waiting if "Left out" in warning]
+    lost = compare(frames.all_failed(STUDY), STUDY).warnings
+    assert not [warning for warning in lost if "as runs are pending" in warning]
+    assert len([warning for warning in lost if "has 0 shared blocks" in warning]) == 3
 
 
 def test_a_sound_frame_has_no_warning_but_its_scope() -> None:

@@ -327,3 +327,14 @@ def test_marginal_means_are_the_means_of_their_cells(tmp_path: Path) -> None:
     assert [row.cells[:3] for row in table.rows] == expected
     page = report.write(frame, study, tmp_path, command="run", provenance={}, findings=found).read_text("utf-8")
     assert table.caption in page
+
+
+def test_arms_that_wait_for_the_same_blocks_share_a_note(findings: Findings) -> None:
+    first, *others = findings.arms
+    lost = dataclasses.replace(first, failed={"digits/t0/s0": "diverged"})
+    waiting = [dataclasses.replace(arm, pending=("digits/t1/s1", "digits/t2/s2")) for arm in others]
+    assert wording.missing([lost, *waiting]) == (
+        f"{first.label}: failed on digits/t0/s0 (diverged).",
+        f"Not run yet on digits/t1/s1, digits/t2/s2: {display.listing(arm.label for arm in others)}.",
+    )
+    assert wording.missing(findings.arms) == ()
