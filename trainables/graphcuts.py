@@ -38,8 +38,8 @@ def require_package(mix: str) -> None:
     """
     if importlib.util.find_spec("maxflow") is None:
         raise ConfigError(
-            f"mix={mix!r} needs graph cuts, and PyMaxflow is not installed. Install it by "
-            "`pip install 'ablate[graphcut]'` (it is under the GPL), or choose another mix."
+            f"mix={mix!r} needs graph cuts, and PyMaxflow is not installed. Install the extra 'graphcut', "
+            "`python -m pip install -e '.[graphcut]'` (PyMaxflow is under the GPL), or choose another mix."
         )
 
 

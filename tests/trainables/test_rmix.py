@@ -332,7 +332,7 @@ def test_every_mix_trains_and_resumes_to_the_same_numbers(mix):
 @pytest.mark.parametrize("mix", CUTS)
 def test_without_its_package_a_graph_cut_names_the_extra(mix, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=rf"mix='{mix}' needs graph cuts.*ablate\[graphcut\]"):
+    with pytest.raises(ConfigError, match=rf"mix='{mix}' needs graph cuts.*the extra 'graphcut'.*\.\[graphcut\]"):
         next(rmix.train(replace(TINY, mix=mix), open_set(), seed=0, device="cpu"))
 
 
