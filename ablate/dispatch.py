@@ -41,15 +41,14 @@ class Dispatch:
         *,
         retries: int,
         where: str,
+        grow: Callable[[Plan], tuple[Plan, tuple[str, ...]] | None] = lambda _plan: None,
     ) -> None:
-        self.home, self.watch, self.retries = home, watch, retries
+        """`grow`: asked when all is done; a larger plan and what is wanted of it, or None."""
+        self.home, self.watch, self.retries, self.grow = home, watch, retries, grow
         self.sweep, self.sizes = plan.sweep, _sizes(home, plan.sweep)
         self.where = f"{socket.gethostname()}/{where}"
-        self.entries = ledger(home)
-        finished = {ident: entry.record for ident, entry in self.entries.items() if entry.record is not None}
-        self.scheduler = Scheduler(plan, finished, wanted)
-        self.trials = {trial.id: trial for trial in plan.trials}
-        self.attempts = {ident: self._entry(ident).attempts for ident in wanted}
+        self.attempts: dict[str, int] = {}
+        self._plan(plan, wanted)
         self.hands: dict[int, dict[str, None]] = {}
         """Number of a hand -> its trials that have not ended."""
         self.begun: dict[str, float] = {}
@@ -65,6 +64,14 @@ class Dispatch:
         self.ended = self.handed = 0
         self.slots = 1
         self.log: Log
+
+    def _plan(self, plan: Plan, wanted: tuple[str, ...]) -> None:
+        """From now on it is this plan's trials that are handed out."""
+        self.plan, self.entries = plan, ledger(self.home)
+        finished = {ident: entry.record for ident, entry in self.entries.items() if entry.record is not None}
+        self.scheduler = Scheduler(plan, finished, wanted)
+        self.trials = {trial.id: trial for trial in plan.trials}
+        self.attempts |= {ident: self._entry(ident).attempts for ident in wanted}
 
     def open(self, log: Log, slots: int) -> None:
         """From now on hands may be taken, so many at a time."""
@@ -191,6 +198,9 @@ class Dispatch:
                 for ident in hopeless:
                     why = f"needed trial {record.trial} failed: {record.reason}"
                     self._settle(_failed(self.trials[ident], "need", why, self.attempts[ident]))
+        if not self.left and (more := self.grow(self.plan)) is not None:
+            self._plan(*more)
+            self.watch(Event("grown", plan=self.plan))
 
     def _back(self, back: Back) -> None:
         for ident in back.trials:

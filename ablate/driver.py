@@ -88,6 +88,8 @@ class Result:
     message: str = ""
     delivered: Any = None
     """`tracking.Delivered` of this call, when tracked."""
+    plan: Plan | None = None
+    """As it stands now: a tuning study's grows."""
 
 
 def run(
@@ -111,6 +113,7 @@ def run(
         Refused: the options cannot be met; nothing was written.
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
+    plan = _grown(plan, options.home)
     with _stoppable():
         try:
             if not _wanted(plan, options):
@@ -118,6 +121,7 @@ def run(
                     _check_sinks(options)
                     return _nothing_to_do(plan, options)
             _refuse_if_held(plan, options)
+            options.home.root.mkdir(parents=True, exist_ok=True)
             with _executor(plan, options) as executor:
                 # What costs time here costs none: Ray starts meanwhile. A refusal has written nothing.
                 check()
@@ -127,6 +131,15 @@ def run(
                     return _drive(plan, options, wanted, watch, executor) if wanted else _nothing_to_do(plan, options)
         except KeyboardInterrupt:
             return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
+
+
+def _grown(plan: Plan, home: Home) -> Plan:
+    """With what the results so far call for, where the study is one of tuning."""
+    if plan.study.tuning is None:
+        return plan
+    from ablate import tuning
+
+    return tuning.grown(plan, {ident: entry.record for ident, entry in ledger(home).items() if entry.record})
 
 
 def _wanted(plan: Plan, options: Options) -> tuple[str, ...]:
@@ -154,7 +167,14 @@ def _drive(
     """Runs what is wanted; the log is open and tracked meanwhile."""
     from ablate.dispatch import Dispatch
 
-    desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options))
+    def grow(plan: Plan) -> tuple[Plan, tuple[str, ...]] | None:
+        larger = _grown(plan, options.home)
+        if larger is plan:
+            return None
+        log.append("sweep", **_launch(larger, options))
+        return larger, _wanted(larger, options)
+
+    desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options), grow=grow)
     try:
         slots = executor.slots()
     except Unavailable as error:
@@ -164,7 +184,7 @@ def _drive(
         log.append("sweep", **_launch(plan, options))
         desk.open(log, slots)
         stopped, follower = _listen(desk, executor, plan, options)
-        result = replace(_result(plan, options.home), interrupted=bool(stopped), trained=desk.ended)
+        result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=desk.ended)
         log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
     finally:
         log.close()
@@ -221,7 +241,7 @@ def _result(plan: Plan, home: Home) -> Result:
     for trial in plan.trials:
         record = entries.get(trial.id, Entry()).record
         found[record.state if record else "pending"].append(trial.id)
-    return Result(tuple(found["done"]), tuple(found["failed"]), tuple(found["pending"]))
+    return Result(tuple(found["done"]), tuple(found["failed"]), tuple(found["pending"]), plan=plan)
 
 
 def _launch(plan: Plan, options: Options) -> dict[str, Any]:

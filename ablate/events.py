@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablate.log import Record
+from ablate.plan import Plan
 
 
 @dataclass(frozen=True)
 class Event:
     """What `watch` hears, in the driver's process, after the log has it."""
 
-    kind: Literal["started", "epoch", "ended", "lost"]
-    trial: str
+    kind: Literal["started", "epoch", "ended", "lost", "grown"]
+    trial: str = ""
     attempt: int = 1
     epoch: int = 0
     """For 'epoch': epochs completed, from 1."""
@@ -22,3 +23,5 @@ class Event:
     """For 'ended'."""
     why: str = ""
     """For 'lost'."""
+    plan: Plan | None = None
+    """For 'grown': the plan with what a tuning study tries next."""

@@ -41,7 +41,11 @@ class State:
     def hear(self, event: Event) -> None:
         """Takes in one event."""
         with self._lock:
-            if event.kind == "started":
+            if event.kind == "grown":
+                assert event.plan is not None
+                self.plan = event.plan
+                self._trials = {trial.id: trial for trial in event.plan.trials}
+            elif event.kind == "started":
                 self._epochs[event.trial] = 0
             elif event.kind == "epoch":
                 self._epochs[event.trial] = event.epoch

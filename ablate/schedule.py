@@ -1,4 +1,5 @@
-"""Optuna hands out the trials: the enumerated plan of an ablation, in order. The only file that imports Optuna.
+"""Optuna hands out the trials: the enumerated plan of an ablation, in order, or what a sampler and a pruner make of the
+results so far. The only file that imports Optuna.
 
 The study in memory is rebuilt from the log at every start, so nothing is pickled and nothing can disagree with the log.
 The storage that optuna-dashboard opens is a projection of the log too (`project`); a driver that dies leaves nothing
@@ -10,11 +11,11 @@ No sampler enumerates: GridSampler repeats cells under ask/tell, and BruteForceS
 import heapq
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -22,7 +23,7 @@ from ablate.home import Home
 from ablate.log import Record, launched, ledger
 from ablate.plan import Plan, Trial
 from ablate.plan import plan as make_plan
-from search_spaces.study import Study
+from search_spaces.study import Study, Tuning
 
 NEEDED = "(needed)"
 """Arm of a trial that no cell of the table asks for, only another trial."""
@@ -110,7 +111,66 @@ class Scheduler:
             heapq.heappush(self.ready, self.order[ident])
 
     def _told(self, record: Record) -> FrozenTrial:
-        return _frozen(record, self.places[record.trial], self.distributions, self.metric)
+        return _frozen(record, self.places[record.trial], self.distributions, (self.metric,))
+
+
+Told = tuple[Mapping[str, float], Sequence[float] | None]
+"""A configuration, and what it reached by objective; None: it failed."""
+
+
+def suggest(
+    tuning: Tuning, higher_is_better: Sequence[bool], told: Sequence[Told], count: int
+) -> list[dict[str, float]]:
+    """Configurations to try next, by tuning's sampler told of all results so far; the same for the same arguments.
+
+    Values have six digits, so that they can be read, copied and typed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = _searched(tuning)
+    seed = tuning.seed + 1000 * len(told)
+    samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+        "tpe": lambda: optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=max(1, tuning.round), multivariate=True, constant_liar=True
+        ),
+    }
+    study = optuna.create_study(directions=_directions(higher_is_better), sampler=samplers[tuning.sampler]())
+    for params, values in told:
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        study.add_trial(create_trial(state=state, values=values, params=dict(params), distributions=space))
+    asked = [study.ask(space).params for _ in range(count)]
+    return [{name: _readable(value, space[name]) for name, value in params.items()} for params in asked]
+
+
+def _searched(tuning: Tuning | None) -> dict[str, BaseDistribution]:
+    """What a search draws from; nothing where there is none."""
+    return {
+        parameter.name: FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        for parameter in (tuning.parameters if tuning else ())
+    }
+
+
+def _readable(value: float, distribution: BaseDistribution) -> float:
+    assert isinstance(distribution, FloatDistribution)
+    return min(max(float(f"{value:.6g}"), distribution.low), distribution.high)
+
+
+def promising(earlier: Sequence[Sequence[float]], curve: Sequence[float], *, higher_is_better: bool) -> bool:
+    """Whether Optuna's median pruner lets a configuration go on, after what it reached by epoch.
+
+    With fewer than two earlier curves nothing is pruned.
+    """
+    study = optuna.create_study(direction=_directions([higher_is_better])[0])
+    for values in earlier:
+        reached = dict(enumerate(values, start=1))
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=values[-1], intermediate_values=reached))
+    running = create_trial(state=TrialState.RUNNING, intermediate_values=dict(enumerate(curve, start=1)))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
+    return not pruner.prune(study, running)
+
+
+def _directions(higher_is_better: Iterable[bool]) -> list[StudyDirection]:
+    return [StudyDirection.MAXIMIZE if higher else StudyDirection.MINIMIZE for higher in higher_is_better]
 
 
 def check(url: str) -> None:
@@ -138,7 +198,7 @@ def project(home: Home, sweep: str, url: str) -> int:
     storage = _storage(url)
     try:
         fields = _params(plan)
-        distributions = _distributions(fields.values())
+        distributions = _distributions(fields.values()) | _searched(plan.study.tuning)
         study = _stored(storage, sweep, plan)
         if any(_other(trial.distributions, distributions) for trial in study.get_trials(deepcopy=False)):
             # More blocks or arms: Optuna fixes a parameter's choices with its first trial. A projection is made anew.
@@ -149,7 +209,7 @@ def project(home: Home, sweep: str, url: str) -> int:
         for ident, entry in ledger(home).items():
             if entry.record is None or ident not in fields:
                 continue
-            frozen = _frozen(entry.record, fields[ident], distributions, plan.study.outcome.metric)
+            frozen = _frozen(entry.record, fields[ident], distributions, _objectives(plan))
             if (ident, frozen.state) not in there:
                 study.add_trial(frozen)
                 added += 1
@@ -162,8 +222,19 @@ def project(home: Home, sweep: str, url: str) -> int:
 
 def _stored(storage: "optuna.storages.RDBStorage", sweep: str, plan: Plan) -> "optuna.Study":
     return optuna.create_study(
-        study_name=sweep, storage=storage, direction=_direction(plan), load_if_exists=True, sampler=_no_sampler()
+        study_name=sweep,
+        storage=storage,
+        directions=_directions(_objectives(plan).values()),
+        load_if_exists=True,
+        sampler=_no_sampler(),
     )
+
+
+def _objectives(plan: Plan) -> dict[str, bool]:
+    """Metric -> whether higher is better: the outcome, or all that a search looks at."""
+    outcomes = {outcome.metric: outcome for outcome in (plan.study.outcome, *plan.study.secondary)}
+    metrics = (plan.study.outcome.metric,) if plan.study.tuning is None else plan.study.tuning.objectives
+    return {metric: outcomes[metric].higher_is_better for metric in metrics}
 
 
 def _other(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -238,13 +309,14 @@ def _distributions(params: Iterable[Mapping[str, Any]]) -> dict[str, BaseDistrib
 
 
 def _frozen(
-    record: Record, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], metric: str
+    record: Record, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], metrics: Collection[str]
 ) -> FrozenTrial:
     """An ended trial as Optuna keeps it; its distributions are those of its parameters."""
-    value = _value(record, metric)
+    values = [value for value in (_value(record, metric) for metric in metrics) if value is not None]
+    whole = len(values) == len(metrics)
     return create_trial(
-        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
-        value=value,
+        state=TrialState.COMPLETE if whole else TrialState.FAIL,
+        values=values if whole else None,
         params=dict(params),
         distributions={name: distributions[name] for name in params},
         user_attrs={"trial": record.trial, "reason": record.reason},

@@ -44,7 +44,9 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
     contrasts = _contrasts(frame, table, study, random)
     secondary, missing = _secondary(frame, study)
     warnings = (*audit.warnings(frame, study, table), *audit.contrast_warnings(contrasts, study), *missing)
-    ranks = significance.ranks(_complete(table, study), study.outcome.higher_is_better, study.alpha)
+    ranks = None
+    if study.tuning is None:  # what a search tries depends on what it saw: its configurations are no sample
+        ranks = significance.ranks(_complete(table, study), study.outcome.higher_is_better, study.alpha)
     omnibus: Mapping[str, float] = {}
     if ranks is not None:
         omnibus = {"statistic": ranks.statistic, "p": ranks.p, "n": ranks.n, "k": len(ranks.mean)}

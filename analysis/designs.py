@@ -1,14 +1,16 @@
-"""Figures of a design: the critical-difference diagram of ranks, the heat map of two factors."""
+"""Figures of a design: the critical-difference diagram of ranks, the heat map of two factors, what a search found."""
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from analysis import display, drawing, tables
-from analysis.drawing import INK, MUTED, RULE, Picture
+from analysis import display, drawing, search, tables
+from analysis.drawing import ARM, INK, MUTED, OTHER, RULE, Picture
 from analysis.findings import Factorial, Findings, Ranks
 from search_spaces.study import Study
 
@@ -170,3 +172,51 @@ def _heat(axes: Axes, found: Factorial, place: tuple[float, float, float, float]
             corner = (left + wide * j + 0.01, top + high * i + 0.01)
             axes.add_patch(Rectangle(corner, wide - 0.02, high - 0.02, facecolor=face, edgecolor="none"))
             write(left + wide * (j + 0.5), y, value, LIGHT if share > 0.55 else DARK)
+
+
+def found(findings: Findings, study: Study) -> Picture | None:
+    """Both objectives of every configuration; with one, its value in the order tried."""
+    if study.tuning is None:
+        return None
+    tried = [one for one in search.candidates(findings, study) if all(map(math.isfinite, one.objectives))]
+    if not tried:
+        return None
+    shown = search.quantities(findings, study, study.tuning)
+    tops = {top.arm for top in search.tops(tried, shown)}
+
+    def draw() -> Figure:
+        figure = drawing.canvas(3.1)
+        axes = drawing.panel(figure, 0.62, 0.5, drawing.WIDTH_IN - 0.9, 2.45)
+        axes.spines["left"].set_visible(True)
+        axes.spines["left"].set_color(RULE)
+        for order, one in enumerate(tried):
+            _point(axes, one, [quantity.unit for quantity in shown], order, named=one.arm in tops | {study.baseline})
+        axes.set_xlabel(shown[0].name if len(shown) > 1 else "configuration", color=MUTED, fontsize=drawing.SMALL)
+        axes.set_ylabel(shown[-1].name, color=MUTED, fontsize=drawing.SMALL)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.margins(0.08)
+        return figure
+
+    directions = ", ".join(f"{quantity.label}: {quantity.direction}" for quantity in shown)
+    return Picture(
+        "search",
+        "What the search found",
+        f"Filled: beaten by none; ring: trained in full; small: pruned after a short run. {directions}.",
+        "; ".join(
+            f"{one.arm}: " + ", ".join(q.value(value) for q, value in zip(shown, one.objectives, strict=True))
+            for one in tried
+        ),
+        draw,
+    )
+
+
+def _point(axes: Axes, one: search.Candidate, units: Sequence[float], order: int, *, named: bool) -> None:
+    values = [value * unit for value, unit in zip(one.objectives, units, strict=True)]
+    x, y = values if len(values) > 1 else (order, values[0])
+    if one.pruned:
+        axes.plot(x, y, "o", color=OTHER, ms=2.5)
+        return
+    axes.plot(x, y, "o", color=ARM, ms=6, mfc=ARM if one.best else "none", mew=1.1)
+    if named:
+        axes.annotate(one.arm, (x, y), xytext=(5, 4), textcoords="offset points", color=INK, fontsize=drawing.SMALL)

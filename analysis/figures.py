@@ -24,6 +24,7 @@ LABEL = 20
 def pictures(frame: Frame, study: Study, findings: Findings) -> tuple[Picture, ...]:
     """Every figure that these findings can fill."""
     found = (
+        designs.found(findings, study),
         arms(findings, study),
         differences(findings, study),
         slopes(findings, study),

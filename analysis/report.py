@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import display, drawing, facts, figures, gallery, tables, tidy, typeset, wording
+from analysis import display, drawing, facts, figures, gallery, search, tables, tidy, typeset, wording
 from analysis.exhibits import Exhibits
 from analysis.findings import Findings
 from analysis.frame import Frame
@@ -139,6 +139,7 @@ def _page(
             scale_note=wording.scale_note(findings, study),
             protocol=protocol(study, findings, frame),
             departures=tables.departures(facts.departures(study, findings.scale)),
+            found=search.table(findings, study),
             arms=tables.arms(findings, study),
             interquartile=tables.interquartile(findings, study),
             blocks=tables.blocks(findings, study),
@@ -170,6 +171,7 @@ def _page(
 def _sections(findings: Findings, study: Study) -> list[tuple[str, str]]:
     """Anchors and names of the sections that this report has, in order."""
     every = (
+        ("search", "Search", study.tuning is not None),
         ("arms", "Arms", True),
         ("contrasts", "Contrasts", bool(findings.contrasts)),
         ("factors", "Two factors", findings.factorial is not None),

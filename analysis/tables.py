@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TypeVar
 
-from analysis import display, facts, typeset, wording
+from analysis import display, facts, search, typeset, wording
 from analysis.display import Quantity
 from analysis.findings import ArmSummary, ContrastResult, Findings
 from analysis.typeset import Column, Row, Table
@@ -395,7 +395,7 @@ def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:
     parts = [
         wrapped(study.question),
         wrapped(wording.headline(findings, study)),
-        typeset.text(arms(findings, study), width),
+        typeset.text(search.table(findings, study) or arms(findings, study), width),
     ]
     if findings.contrasts:
         sentences = [
@@ -419,6 +419,7 @@ def markdown(findings: Findings, study: Study) -> str:
     parts = [
         f"### {typeset.escape_markdown(study.question)}",
         f"**{typeset.escape_markdown(wording.headline(findings, study))}**",
+        *(typeset.markdown(found) for found in [search.table(findings, study)] if found is not None),
         typeset.markdown(arms(findings, study)),
     ]
     middle = interquartile(findings, study)

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from analysis import display, facts
+from analysis import display, facts, search
 from analysis.display import Quantity, listing
 from analysis.findings import ArmSummary, ContrastResult, Findings, Word
 from search_spaces.study import Study
@@ -38,6 +38,8 @@ def headline(findings: Findings, study: Study) -> str:
                 else f"Nothing can be said yet: {runs} is done."
             )
         return f"Nothing can be said: {runs} gave {'no' if wanted == 1 else 'a'} value."
+    if study.tuning is not None:
+        return so_far + search.headline(findings, study)
     if not findings.contrasts:
         return _sentence(f"{so_far}no comparison was declared for this study, so nothing is decided.")
     if len(findings.contrasts) == 1 and findings.contrasts[0].verdict.sentence:

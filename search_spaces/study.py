@@ -21,7 +21,7 @@ CORRECTIONS = ("holm", "hochberg", "benjamini-hochberg", "none")
 """Corrections that a study may declare; `analysis.multiplicity.CORRECTIONS` has each."""
 TESTS = ("t", "sign-flip")
 """Paired tests that a contrast may declare."""
-FIGURES = ("oscr", "angles", "features")
+FIGURES = ("oscr", "angles", "features", "mixes")
 """Drawings of what trials show that a study may name; `analysis.gallery.DRAWINGS` has each."""
 
 
@@ -148,6 +148,41 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A float field of the config that a tuning study searches."""
+
+    name: str
+    low: float
+    high: float
+    log: bool = False
+    """Whether it is searched on a logarithmic scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How a study searches. Its one declared arm, the baseline, is the first configuration; the others are suggested.
+
+    They come in rounds: all of a round see the results of the rounds before it, and of nothing else. So the search
+    follows from the study and its results alone, whatever ended first, and whatever was killed.
+    """
+
+    parameters: tuple[Parameter, ...]
+    objectives: tuple[str, ...]
+    """One or two metrics: the outcome's, then one of the secondary ones."""
+    configurations: Mapping[str, int]
+    """Scale -> how many are tried, the baseline's included."""
+    round: int = 4
+    """How many are suggested at a time."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["median", "none"] = "median"
+    """'median': each is first trained for `short` of the epochs, and in full only where its first objective is then at
+    least the median of the rounds before."""
+    short: float = 1 / 3
+    seed: int = 0
+    """Of the sampler."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A question, and everything that was decided before the first run."""
 
@@ -171,6 +206,8 @@ class Study:
     """Protocol differences and caveats that belong in every report."""
     figures: tuple[str, ...] = ()
     """Drawings of `FIGURES` that the report makes of what the trials show (`trainables.protocol.Epoch.exhibits`)."""
+    tuning: Tuning | None = None
+    """Set: the study searches for good values and compares nothing."""
     origin: str = ""
     """File of a study from outside the catalogue, where its methods are found too; never part of an identity."""
 
@@ -231,8 +268,16 @@ class Study:
             "published": many(Published, "published"),
             "notes": tuple(plain["notes"]),
             "figures": tuple(plain.get("figures", ())),
+            "tuning": _tuning(plain.get("tuning")),
         }
         return cls(**(dict(plain) | nested))
+
+
+def _tuning(plain: Mapping[str, Any] | None) -> Tuning | None:
+    if plain is None:
+        return None
+    parameters = tuple(Parameter(**item) for item in plain["parameters"])
+    return Tuning(**(dict(plain) | {"parameters": parameters, "objectives": tuple(plain["objectives"])}))
 
 
 def config_fields(config: Any) -> Mapping[str, Any]:
@@ -265,6 +310,49 @@ def _check(study: Study) -> None:
     _check_arms(study, fail)
     _check_contrasts(study, fail)
     _check_scales(study, fail)
+    if study.tuning is not None:
+        _check_tuning(study, study.tuning, fail)
+
+
+def _check_tuning(study: Study, tuning: Tuning, fail: Callable[[str], NoReturn]) -> None:
+    fields = config_fields(study.arm(study.baseline).config)
+    metrics = [study.outcome.metric, *(outcome.metric for outcome in study.secondary)]
+    if study.contrasts:
+        fail("declares contrasts and tuning. What is chosen after looking proves nothing: compare it in another study.")
+    if not tuning.parameters:
+        fail("its tuning has no parameters.")
+    for parameter in tuning.parameters:
+        _check_parameter(study, parameter, fields, fail)
+    if not 1 <= len(tuning.objectives) <= 2 or tuning.objectives[0] != study.outcome.metric:
+        fail(f"tunes for {tuning.objectives}: name the outcome's metric, and at most one of the secondary ones.")
+    for metric in tuning.objectives:
+        if metric not in metrics:
+            fail(f"tunes for {metric!r}, which is no outcome of it.{nearest(metric, metrics)}")
+    for scale in study.scales:
+        if tuning.configurations.get(scale.name, 0) < 1:
+            fail(f"its tuning says not how many configurations scale {scale.name!r} tries; at least 1.")
+    if tuning.round < 1 or not 0 < tuning.short < 1:
+        fail(f"its tuning has round={tuning.round} and short={tuning.short}; round is at least 1, short within (0, 1).")
+    if tuning.pruner != "none" and (not isinstance(fields.get("epochs"), int) or _needs(fields)):
+        fail("its tuning prunes by training for fewer `epochs`, and its method has none, or trains another one first.")
+
+
+def _check_parameter(
+    study: Study, parameter: Parameter, fields: Mapping[str, Any], fail: Callable[[str], NoReturn]
+) -> None:
+    name, low, high = parameter.name, parameter.low, parameter.high
+    if not isinstance(fields.get(name), float):
+        fail(f"tunes {name!r}, which is no float field.{nearest(name, fields)}")
+    if not low < high or (parameter.log and low <= 0):
+        fail(f"tunes {name!r} from {low} to {high}; low must lie below high, and above 0 on a logarithmic scale.")
+    if not low <= fields[name] <= high:
+        fail(f"tunes {name!r} from {low} to {high}, which leaves its baseline's {fields[name]} out.")
+    if any(name in scale.settings for scale in study.scales):
+        fail(f"tunes {name!r}, which a scale sets too. Leave it out of the scale's settings.")
+
+
+def _needs(fields: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Mapping) and "needs" in value for value in fields.values())
 
 
 def _check_arms(study: Study, fail: Callable[[str], NoReturn]) -> None:

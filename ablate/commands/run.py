@@ -38,7 +38,7 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
 
     chosen = driver_options(home, args)
     preflight.check_home(home)
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
     try:
         result = _watched(plan, chosen, notes, quiet=args.quiet)
     except driver.Held as error:
@@ -46,8 +46,10 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
         return HELD
     except (Refused, tracking.TrackingError) as error:
         raise request.UsageError(str(error)) from error
-    for note in notes:
-        terminal.warn(note)
+    plan = result.plan or plan
+    labels = {trial.id: trial.label for trial in plan.trials}
+    for trial, note in notes:
+        terminal.warn(f"{labels[trial]}: {note}")
     return _conclude(plan, home, args, result)
 
 
@@ -76,16 +78,15 @@ def typed_command() -> str:
     return "python -m ablate " + shlex.join(sys.argv[1:])
 
 
-def _watched(plan: Plan, chosen: "Options", notes: list[str], *, quiet: bool) -> "Result":
+def _watched(plan: Plan, chosen: "Options", notes: list[tuple[str, str]], *, quiet: bool) -> "Result":
     """Runs, and shows it; what the records note (a corrupt checkpoint, say) is kept for after the view."""
     from ablate import driver, live
 
-    labels = {trial.id: trial.label for trial in plan.trials}
     check = partial(preflight.check_data, plan, chosen.home, chosen.data)
 
     def keep(event: driver.Event) -> None:
         if event.record is not None:
-            notes.extend(f"{labels[event.trial]}: {note}" for note in event.record.notes)
+            notes.extend((event.trial, note) for note in event.record.notes)
 
     if quiet:
         return driver.run(plan, chosen, keep, check)

@@ -11,7 +11,7 @@ from ablate import options, request, staleness, terminal
 from ablate.log import Entry, ledger
 from ablate.plan import Plan
 from ablate.progress import Progress, expected_seconds, progress
-from search_spaces.study import Contrast, Outcome, config_fields
+from search_spaces.study import Contrast, Outcome, Tuning, config_fields
 
 if TYPE_CHECKING:
     from analysis.findings import Design
@@ -86,8 +86,25 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("Scale", f"{scale.name}: {settings or 'as configured'}"),
         ("", scale.note),
         ("Blocks", ", ".join(f"{terminal.count(number, 'block')} of {name}" for name, number in seen.items())),
+        ("Search", _search(study.tuning, scale.name) if study.tuning else ""),
         *(("Note", note) for note in study.notes),
     ]
+
+
+def _search(tuning: Tuning, scale: str) -> str:
+    """How a tuning study looks for what it tries."""
+    ranges = ", ".join(
+        f"{parameter.name} in [{parameter.low:g}, {parameter.high:g}]{' (log)' if parameter.log else ''}"
+        for parameter in tuning.parameters
+    )
+    pruned = (
+        "" if tuning.pruner == "none" else f", pruned by the {tuning.pruner} after {tuning.short:.0%} of the epochs"
+    )
+    return (
+        f"{tuning.configurations[scale]} configurations, the baseline first, then {tuning.round} at a time by "
+        f"{tuning.sampler}{pruned}; for {' and '.join(tuning.objectives)}. {ranges}. Planned is the baseline; the "
+        f"rest follows from results."
+    )
 
 
 def _outcome(outcome: Outcome) -> str:

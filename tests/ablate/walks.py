@@ -6,13 +6,13 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from search_spaces.study import Arm, Block, Contrast, Outcome, Scale, Source, Study
+from search_spaces.study import Arm, Block, Contrast, Outcome, Parameter, Scale, Source, Study, Tuning
 from trainables.config import check_types
 from trainables.protocol import Epoch, Method, Needed, State
 
@@ -127,3 +127,26 @@ def study(name: str, arms: dict[str, Any], blocks: int, method: str = "walk", **
 walk = study("walk", {"still": Walk(), "right": Walk(drift=1.0)}, blocks=3)
 kills = study("kills", {f"d{k}": Walk(drift=0.1 * k, epochs=6, pause=0.02) for k in range(8)}, blocks=25)
 trivial = study("trivial", {f"v{k}": Nothing(value=float(k)) for k in range(10)}, blocks=100, method="nothing")
+
+
+def tuned(count: int, **more: Any) -> Study:
+    """Drift and pause of a walk searched, two seeds each; the second objective is better when lower."""
+    size = replace(walk.scales[0], blocks=walk.scales[0].blocks[:2], settings={"epochs": 6})
+    return replace(
+        walk,
+        name="tuned",
+        arms=(Arm(name="paper", config=Walk(drift=0.0, pause=0.001)),),
+        baseline="paper",
+        scales=(size,),
+        secondary=(Outcome(metric="loss", label="distance", higher_is_better=False),),
+        contrasts=(),
+        tuning=Tuning(
+            parameters=(
+                Parameter(name="drift", low=-1.0, high=1.0),
+                Parameter(name="pause", low=1e-4, high=1e-2, log=True),
+            ),
+            objectives=("auroc", "loss"),
+            configurations={"smoke": count},
+            **more,
+        ),
+    )

@@ -100,7 +100,7 @@ def _trial(of: Study, arm: str, block: Block, trial: str, lost: bool, epochs: in
         "threads": 1,
         "torch": "2.15",
         "attempts": 1,
-        "seconds": 3.0 + len(arm) + 0.1 * block.seed + int(arm[-1]),
+        "seconds": 3.0 + len(arm) + 0.1 * block.seed + [one.name for one in of.arms].index(arm) + 1,
         "started": "2024-05-01T10:00:00+00:00",
         "ended": "2024-05-01T10:01:00+00:00",
         "host": "laptop",
