@@ -57,11 +57,12 @@ def gather(home: Home, plan: Plan, frame: "Frame") -> "Exhibits":
     """What the done runs of the plan show in their last epoch that shows anything. Imports no framework."""
     from analysis.exhibits import Exhibit, Exhibits
 
-    finished = frame.trials.loc[frame.trials["state"] == "done", "trial"]
-    done = [cell for cell in plan.cells if cell.trial in set(finished)]
+    finished = set(frame.trials.loc[frame.trials["state"] == "done", "trial"])
+    place = {arm.name: index for index, arm in enumerate(plan.study.arms)}
+    done = sorted((cell for cell in plan.cells if cell.trial in finished), key=lambda cell: place[cell.arm])
     shown, unreadable = [], []
-    for cell in sorted(done, key=lambda cell: [arm.name for arm in plan.study.arms].index(cell.arm)):
-        newest = max((path for path in home.exhibits(cell.trial).glob("*.npz")), key=_epoch, default=None)
+    for cell in done:
+        newest = max(home.exhibits(cell.trial).glob("*.npz"), key=_epoch, default=None)
         if newest is None:
             continue
         try:

@@ -182,15 +182,17 @@ def _median(edges: Floats, counts: NDArray[np.integer]) -> float:
 
 def features(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
     """Deep features of two dimensions, a picture to an arm, its first run, in the thesis's four panels."""
-    found = []
-    for arm in study.arms:
+    found: dict[str, Picture] = {}
+    for index, arm in enumerate(study.arms):
         runs = exhibits.of(arm.name, "features_known", "features_known_labels", "centres")
+        name = f"features-{re.sub(r'[^A-Za-z0-9_.]+', '-', arm.name)}"
+        name += f"-{index}" if name in found else ""
         if runs:
-            found.append(_features(arm, runs[0]))
-    return tuple(found)
+            found[name] = _features(name, arm, runs[0])
+    return tuple(found.values())
 
 
-def _features(arm: Arm, run: Exhibit) -> Picture:
+def _features(name: str, arm: Arm, run: Exhibit) -> Picture:
     arrays, label = run.arrays, arm.label or arm.name
     classes = arrays["centres"].shape[1]
     groups = [g for g in ("negative", "unknown") if f"features_{g}" in arrays]
@@ -219,7 +221,7 @@ def _features(arm: Arm, run: Exhibit) -> Picture:
     }
     said = [f"{group} {display.fixed(length, 1)}" for group, length in lengths.items()]
     return Picture(
-        f"features-{re.sub(r'[^A-Za-z0-9_.]+', '-', arm.name)}",
+        name,
         f"Deep features of {label}",
         f"Test images in the {classes} classes' colours; negatives are grey, unknowns black or, on a dark page, white. "
         "The cross is the origin. Last panel: features brought to one length; each line is a class's centre, its "

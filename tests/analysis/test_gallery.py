@@ -138,6 +138,18 @@ def test_features_are_drawn_for_arms_of_two_dimensions_as_in_the_thesis(study: S
     assert [text.get_text() for text in figure.axes[3].texts] == ["0", "1", "2", "3"]
 
 
+def test_arms_whose_names_look_alike_as_files_keep_their_own_pictures() -> None:
+    study = samples.study()
+    arms = tuple(dataclasses.replace(arm, name=f"K{sign}1") for arm, sign in zip(study.arms, "+/= ", strict=True))
+    study = dataclasses.replace(
+        study, arms=arms, baseline=arms[0].name, contrasts=(), published=(), figures=("features",)
+    )
+    random = np.random.default_rng(0)
+    shown = Exhibits(tuple(Exhibit(arm.name, "digits/t0/s0", 1, arrays(random)) for arm in arms), done=4)
+    names = [picture.name for picture in gallery.hang(shown, study).pictures]
+    assert names == ["features-K-1", "features-K-1-1", "features-K-1-2", "features-K-1-3"]
+
+
 def test_many_arms_go_on_further_pictures() -> None:
     study = dataclasses.replace(samples.study(arms=openset_figures.PANELS + 3), figures=("oscr",))
     random = np.random.default_rng(0)

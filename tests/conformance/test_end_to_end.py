@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablate import driver, records
+from ablate import driver, exhibits, records
 from ablate.home import Home
 from ablate.plan import Plan, plan
+from analysis import drawing, gallery
 from analysis.contrasts import compare
 from search_spaces import catalogue
 
@@ -48,6 +49,13 @@ def test_every_arm_runs_and_the_study_gets_its_findings(home, name):
     assert [summary.n for summary in findings.arms] == [len(smoke.scale.blocks)] * len(study.arms)
     assert len(findings.contrasts) == len(study.contrasts_at("smoke"))
     assert all(math.isfinite(contrast.interval.estimate) for contrast in findings.contrasts)
+
+    shown = exhibits.gather(home, smoke, frame)
+    assert not shown.unreadable
+    for figure in study.figures:
+        pictures = gallery.DRAWINGS[figure](shown, study)
+        assert pictures, f"no run leaves what {figure!r} draws"
+        assert all(drawing.render(picture).svg for picture in pictures)
 
 
 def test_a_second_run_trains_nothing_and_finds_the_same(home):
