@@ -136,7 +136,7 @@ def _inline(picture: Picture, svg: str) -> str:
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<title>.*?</title>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id|xlink:href|href)="(#?)', rf'\1="\2{picture.name}-', svg)
+    svg = re.sub(r'\b(id="|xlink:href="#|href="#)', rf"\1{picture.name}-", svg)  # pictures inside have data: addresses
     svg = svg.replace("url(#", f"url(#{picture.name}-")
     for name, (light, _) in _THEME.items():
         svg = svg.replace(light, f"var(--{name})")

@@ -7,7 +7,7 @@ arrays it knows by name and passes over runs that lack them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from analysis import openset_figures
+from analysis import mixing_figures, openset_figures
 from analysis.drawing import Picture
 from analysis.exhibits import Exhibits
 from search_spaces.study import Study
@@ -18,6 +18,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "oscr": openset_figures.oscr,
     "angles": openset_figures.angles,
     "features": openset_figures.features,
+    "mixes": mixing_figures.mixes,
 }
 """Every name of `search_spaces.study.FIGURES`."""
 

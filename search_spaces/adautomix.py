@@ -27,7 +27,11 @@ HEADS = tuple(
     for whose in ("teacher", "student")
     for head in ("one", "mix")
 )
-READ: Mapping[str, Any] = {"outcome": MEDIAN, "secondary": (LAST, BEST, TOP5, *HEADS, NLL, ECE15)}
+READ: Mapping[str, Any] = {
+    "outcome": MEDIAN,
+    "secondary": (LAST, BEST, TOP5, *HEADS, NLL, ECE15),
+    "figures": ("mixes",),
+}
 
 # --- Sizes: one set of blocks and settings for all studies -----------------------------------------------------------
 

@@ -50,7 +50,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables import augment, loop, mixblock, mixes, openset, schedules, seeding, teachers, twoheads
+from trainables import augment, loop, mix_exhibits, mixblock, mixes, openset, schedules, seeding, teachers, twoheads
 from trainables.config import ConfigError, check_types, require
 from trainables.datasets import Data
 from trainables.protocol import Epoch, State
@@ -683,9 +683,10 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
     if config.channels_last:
         trio.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(config, trio, device)
-    done, history = 0, {}
+    sources_NSHWC = mix_exhibits.sources(pixels_NHWC, config.images if config.mix == "adautomix" else 2, seed)
+    done, history, shown = 0, {}, mix_exhibits.nothing()
     if resume is not None:
-        done, history = resume["epoch"], {name: list(values) for name, values in resume["history"].items()}
+        done, history, shown = resume["epoch"], loop.copied(resume["history"]), loop.copied(resume["shown"])
         trio.load_state_dict(resume["weights"])
         optimizer.load_state_dict(resume["optimizer"])
     for epoch in range(done, config.epochs):
@@ -704,7 +705,9 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
         if last or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
             metrics |= teachers.evaluate(trio, data, config.scored, device, attack=last)
             metrics |= teachers.remembered(history, epoch + 1, metrics)
-        yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, trio, optimizer, history=history))
+        show = mix_exhibits.look(shown, trio, config.mix, sources_NSHWC, data, seed, epoch + 1, config.epochs)
+        state = loop.captured(epoch + 1, trio, optimizer, history=history, shown=shown)
+        yield Epoch(epoch + 1, metrics, state, show)
 
 
 def check_images(config: Config, student: twoheads.TwoHeads, shape: Sequence[int]) -> None:
