@@ -214,7 +214,7 @@ def transport(shown_Btt: Tensor, s_Btt: Tensor, price: float) -> Tensor:
     """Where each cell's pixels come from: sources (B, t^2), or -1 for a cell that nothing was moved to.
 
     Every patch bids for the cell that suits it best; of several, the one whom it costs least wins, and for the others
-    that cell is dearer by 1 from then on.
+    that cell is dearer by 1 from then on. What costs 0 or more wins nothing: in the code, who does not bid offers 0.
 
     Args:
         shown_Btt: own weights; saliency counts where they are above 0.
@@ -226,13 +226,15 @@ def transport(shown_Btt: Tensor, s_Btt: Tensor, price: float) -> Tensor:
     apart_tt = (place.unsqueeze(0) - place.unsqueeze(1)).square()
     distance = (apart_tt[:, None, :, None] + apart_tt[None, :, None, :]).reshape(t * t, t * t) / max(t - 1, 1) ** 2
     cost = price * distance - s_Btt.flatten(1).unsqueeze(2) * (shown_Btt > 0).flatten(1).unsqueeze(1)
-    won = torch.zeros_like(cost, dtype=torch.bool)
     for _ in range(t):
-        bids = torch.zeros_like(won).scatter_(2, cost.argmin(2, keepdim=True), True)
-        offers = torch.where(bids, cost, 0.0)
-        won = torch.zeros_like(won).scatter_(1, offers.argmin(1, keepdim=True), True) & bids
-        cost = cost + (bids & ~won).to(cost.dtype)
-    return torch.where(won.any(1), won.to(torch.int64).argmax(1), -1)
+        offer_BN, bid_BN = cost.min(2)
+        least_BN = torch.zeros_like(offer_BN).scatter_reduce(1, bid_BN, offer_BN, "amin")
+        won_BN = (offer_BN < 0) & (offer_BN == least_BN.gather(1, bid_BN))
+        cost.scatter_add_(2, bid_BN.unsqueeze(2), (~won_BN).to(cost.dtype).unsqueeze(2))
+    nowhere, patch_BN = t * t, torch.arange(t * t, device=s_Btt.device).expand_as(bid_BN)
+    cells = torch.full((len(cost), t * t + 1), nowhere, device=s_Btt.device)
+    source_BN = cells.scatter_reduce(1, torch.where(won_BN, bid_BN, nowhere), patch_BN, "amin")[:, :-1]
+    return torch.where(source_BN == nowhere, -1, source_BN)
 
 
 def moved(x_BCHW: Tensor, source_BN: Tensor) -> Tensor:

@@ -15,6 +15,13 @@ paper, [C] is read in the code, [D] is our decision. The default is the code's C
 Where e = 0 one of m, m' is 1, so an image's own weight is w = e lam + (1 - e) m at every pixel, x~ = w x + (1 - w) x'
 and y~ = mean(w) Y + (1 - mean(w)) Y': that is how it is computed.
 
+Paper and code disagree, or one of them is silent, about what p counts (`patch_unit`), the order in Eq 3 (`pool_first`),
+the loss (`loss`), the one that saliency is the gradient of (`saliency_of`), batch norm in that pass (`saliency_mode`,
+`clean_pass`), the clean gradient (`clean_weight`), how many q and lam a batch has (`quantile_per`, `lam_per`), who is
+mixed with whom (`partner`), the largest and the last learning rate (`learning_rate`, `end_divisor`), momentum
+(`cycle_momentum`), `padding`, `alpha`, the `epochs` of WRN-28-10, which patches are kept (`keep`), what CutMix+ is
+(`probability`, `loss`), when MultiStep steps (`milestones`), and which accuracy is reported (here last and best).
+
 Deviations:
 1. Pooling comes before the division, as in the code; `pool_first=False` is the paper's order. The masks are the same.
 2. A map of zeros counts as uniform; the code divides by zero.

@@ -177,7 +177,6 @@ def test_the_transport_is_the_auction(seed, price):
     random = torch.Generator().manual_seed(seed)
     s = puzzlemix.salient(torch.rand(2, 4, 4, generator=random, dtype=torch.float64) ** 4, 4)
     shown = torch.randint(3, (2, 4, 4), generator=random) / 2
-    shown[:, 0, 0] = 1.0  # else a patch may bid 0 for the first cell, and who wins that depends on the order of zeros
     found = puzzlemix.transport(shown, s, price)
     for b in range(2):
         assert found[b].tolist() == slow_transport(shown[b], s[b], price)
