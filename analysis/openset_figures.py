@@ -14,6 +14,7 @@ The arrays that runs leave, made by `trainables.margin_exhibits`; <group> is kno
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,28 @@ DOTS = 500
 
 
 def oscr(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
-    """OSCR curves, an arm to a panel: against unknowns and negatives, mean and range of its runs."""
+    """OSCR curves of every dataset, an arm to a panel: against unknowns and negatives, mean and range of its runs."""
+    return tuple(picture for dataset, part in _datasets(exhibits) for picture in _oscr(part, study, dataset))
+
+
+def angles(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
+    """Histograms of angles to class centres on every dataset, an arm to a panel, its first run; with the softmax scores
+    they give.
+    """
+    return tuple(picture for dataset, part in _datasets(exhibits) for picture in _angles(part, study, dataset))
+
+
+def _datasets(exhibits: Exhibits) -> list[tuple[str, Exhibits]]:
+    """What is shown of each dataset; with no name where there is one alone."""
+    parts: dict[str, list[Exhibit]] = {}
+    for each in exhibits.shown:
+        parts.setdefault(each.block.partition("/")[0], []).append(each)
+    if len(parts) < 2:
+        return [("", exhibits)]
+    return [(dataset, replace(exhibits, shown=tuple(shown))) for dataset, shown in parts.items()]
+
+
+def _oscr(exhibits: Exhibits, study: Study, dataset: str) -> tuple[Picture, ...]:
     runs = {arm.name: exhibits.of(arm.name, "oscr_unknown_fpr") for arm in study.arms}
     arms = [arm for arm in study.arms if runs[arm.name]]
     ends = [float(run.arrays["oscr_unknown_fpr"][-1]) for arm in arms for run in runs[arm.name]]
@@ -80,8 +102,8 @@ def oscr(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
     several = f"{counts[0]} to {counts[-1]} runs" if len(counts) > 1 else f"{counts[0]} runs" if counts[0] > 1 else ""
     shape = f"Line: mean of {several}; band: lowest to highest. " if several else "One run an arm. "
     return _sheets(
-        "oscr",
-        "Open-set classification rate",
+        _named("oscr", dataset),
+        "Open-set classification rate" + (f" on {dataset}" if dataset else ""),
         "Share of known images classified correctly (CCR) by the share of outsiders let through (FPR), as the "
         f"threshold moves. {shape}A line ends where a run's scores can no longer be told apart.",
         arms,
@@ -112,13 +134,12 @@ def _power(value: float) -> str:
     return "1" if value == 1 else f"10{raised}"
 
 
-def angles(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
-    """Histograms of angles to class centres, an arm to a panel, its first run; with the softmax scores they give."""
+def _angles(exhibits: Exhibits, study: Study, dataset: str) -> tuple[Picture, ...]:
     runs = {arm.name: exhibits.of(arm.name, "angles_edges", "angles_known") for arm in study.arms}
     arms = [arm for arm in study.arms if runs[arm.name]]
 
     def panel(axes: Axes, arm: Arm) -> None:
-        _angles(axes, runs[arm.name][0].arrays)
+        _histograms(axes, runs[arm.name][0].arrays)
 
     def said(arm: Arm) -> str:
         arrays = runs[arm.name][0].arrays
@@ -137,8 +158,8 @@ def angles(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
         Line2D([], [], color=MUTED, lw=1, dashes=(1, 1), label="with margin"),
     ]
     return _sheets(
-        "angles",
-        "Angles to class centres",
+        _named("angles", dataset),
+        "Angles to class centres" + (f" on {dataset}" if dataset else ""),
         "Histograms of test images, each panel's to one height: known ones by the angle to their own class's centre, "
         "others by that to the nearest. Grey: the softmax score of the own class at that angle, all other centres at "
         "right angles, as tested and, dotted, as trained with the margin; where length matters, at length s. "
@@ -151,7 +172,7 @@ def angles(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
     )
 
 
-def _angles(axes: Axes, arrays: Arrays) -> None:
+def _histograms(axes: Axes, arrays: Arrays) -> None:
     edges = arrays["angles_edges"].astype(np.float64)
     held = {g: arrays[f"angles_{g}"] for g in ("known", "negative", "unknown") if f"angles_{g}" in arrays}
     density = {group: counts / max(1, counts.sum()) for group, counts in held.items()}
@@ -185,7 +206,7 @@ def features(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
     found: dict[str, Picture] = {}
     for index, arm in enumerate(study.arms):
         runs = exhibits.of(arm.name, "features_known", "features_known_labels", "centres")
-        name = f"features-{re.sub(r'[^A-Za-z0-9_.]+', '-', arm.name)}"
+        name = _named("features", arm.name)
         name += f"-{index}" if name in found else ""
         if runs:
             found[name] = _features(name, arm, runs[0])
@@ -282,6 +303,11 @@ def _thin(values: NDArray[Any]) -> NDArray[Any]:
     rows = np.linspace(0, len(values) - 1, min(DOTS, len(values))).round().astype(int)
     found: NDArray[Any] = values[rows]
     return found
+
+
+def _named(name: str, of: str) -> str:
+    """The name of a picture, which is a file's and an anchor's too."""
+    return name + (f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', of)}" if of else "")
 
 
 def _first(runs: dict[str, list[Exhibit]], arms: Sequence[Arm]) -> str:

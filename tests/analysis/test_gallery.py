@@ -151,6 +151,20 @@ def test_arms_whose_names_look_alike_as_files_keep_their_own_pictures() -> None:
     assert names == ["features-K-1", "features-K-1-1", "features-K-1-2", "features-K-1-3"]
 
 
+def test_runs_on_several_datasets_are_not_pooled(exhibits: Exhibits, study: Study) -> None:
+    moved = tuple(
+        dataclasses.replace(each, block=each.block.replace("digits", "cifar+10")) if "/t2/" in each.block else each
+        for each in exhibits.shown
+    )
+    hung = {p.name: p for p in gallery.hang(Exhibits(moved, len(moved)), study).pictures if "features" not in p.name}
+    assert list(hung) == ["oscr-digits", "oscr-cifar-10", "angles-digits", "angles-cifar-10"]
+    assert hung["oscr-cifar-10"].title == "Open-set classification rate on cifar+10"
+    *_, line = hung["oscr-cifar-10"].draw().axes[0].lines
+    (only,) = [each for each in moved if each.arm == study.arms[0].name and "cifar" in each.block]
+    expected = [slow_ccr(dict(only.arrays), "unknown", rate) for rate in line.get_xdata()]
+    assert list(line.get_ydata()) == pytest.approx(expected, nan_ok=True)
+
+
 def test_many_arms_go_on_further_pictures() -> None:
     study = dataclasses.replace(samples.study(arms=openset_figures.PANELS + 3), figures=("oscr",))
     random = np.random.default_rng(0)
