@@ -173,3 +173,37 @@ def test_a_resized_patch_without_pixels_pastes_nothing(batch):
     mixed, own = mixes.resizemix(*batch, 0.1, (0, 0))
     assert torch.equal(mixed, batch[0])
     assert own == 1.0
+
+
+def test_a_mix_by_its_name_is_its_function_with_what_it_draws(batch):
+    x, partner = batch
+    size = tuple(x.shape[2:])
+
+    def drawn(mix):
+        return mixes.by_hand(mix, x, partner, 0.4, 0.7, np.random.default_rng(3))
+
+    random = np.random.default_rng(3)
+    centre = (int(random.integers(size[0])), int(random.integers(size[1])))
+    noise = np.random.default_rng(3)
+    spectrum = mixes.fmix_noise(noise, size)
+    mask = mixes.fmix_mask(0.4, spectrum, size, up=bool(noise.random() > 0.5))
+    wanted = {
+        "vanilla": (x, 1.0),
+        "mixup": (mixes.mixup(x, partner, 0.4), 0.4),
+        "cutmix": mixes.cutmix(x, partner, mixes.box(0.4, centre, size)),
+        "saliencymix": mixes.saliencymix(x, partner, 0.4),
+        "fmix": (mixes.masked(x, partner, torch.from_numpy(mask)), 0.4),
+    }
+    for mix, (images, own) in wanted.items():
+        found = drawn(mix)
+        assert torch.equal(found[0], images), mix
+        assert float(found[1]) == float(own), mix
+    for mix in ("resizemix", "gridmix"):
+        images, own = drawn(mix)
+        changed = float((images != x).any(1).double().mean())
+        assert changed == pytest.approx(1 - own, abs=0.02)
+
+
+def test_an_unknown_mix_is_refused(batch):
+    with pytest.raises(ValueError, match="no mix is named 'mixdown'"):
+        mixes.by_hand("mixdown", *batch, 0.4, 1.0, np.random.default_rng(0))
