@@ -111,7 +111,7 @@ class Config:
     features: int = 256
     """Width of what policy and value share. [C]"""
     rollout: int = 1000
-    """Steps between updates of the policy. [C] 1000, two epochs there."""
+    """Steps between updates of the policy; a shorter run never updates it. [C] 1000, two epochs there."""
     minibatch: int = 250
     """Steps. [C]"""
     passes: int = 10

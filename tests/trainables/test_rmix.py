@@ -162,6 +162,38 @@ def test_percentile_zero_is_mixup_and_an_own_partner_changes_nothing():
     torch.testing.assert_close(labels, torch.eye(6))
 
 
+# What is drawn
+
+
+def test_an_epochs_draws_are_of_the_right_kind():
+    config = replace(TINY, patches=(2, 4, 8), probability=0.5)
+    draws = rmix.draw(config, 0, 0, 8 * 200 + 3, "cpu")
+    everyone = torch.arange(8).expand(200, 8)
+    assert torch.equal(draws.order_SB.flatten().unique(), draws.order_SB.flatten().sort().values)
+    assert torch.equal(draws.partner_SB.sort(1).values, everyone)
+    torch.testing.assert_close(draws.q_SB.unique(), torch.from_numpy(rmix.levels(10)))
+    assert draws.lam_SB.shape == (200, 1)
+    np.testing.assert_allclose(draws.lam_SB[:, 0], draws.lam_S, atol=1e-6)
+    assert set(draws.p_S) == {2, 4, 8}
+    assert 60 < sum(draws.mixed_S) < 140
+    fixed = rmix.draw(replace(config, partner="flip", lam_per="sample", quantile_per="batch"), 0, 0, 1600, "cpu")
+    assert torch.equal(fixed.partner_SB, everyone.flip(1))
+    assert fixed.lam_SB.shape == (200, 8)
+    assert bool((fixed.q_SB == fixed.q_SB[:, :1]).all())
+    assert torch.equal(fixed.q_SB[:, 0], rmix.draw(config, 0, 0, 1600, "cpu").q_SB[:, 0])
+
+
+def test_streams_are_each_ones_own():
+    """Two arms that differ in one draw share all others; another epoch shares none."""
+    one = rmix.draw(TINY, 0, 0, 80, "cpu")
+    other = rmix.draw(replace(TINY, levels=5, alpha=0.2, patches=(1, 2, 4)), 0, 0, 80, "cpu")
+    assert torch.equal(one.order_SB, other.order_SB)
+    assert torch.equal(one.partner_SB, other.partner_SB)
+    later = rmix.draw(TINY, 0, 1, 80, "cpu")
+    assert not torch.equal(one.order_SB, later.order_SB)
+    assert not torch.equal(one.lam_SB, later.lam_SB)
+
+
 # A step
 
 
