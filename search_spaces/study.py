@@ -333,8 +333,8 @@ def _check_tuning(study: Study, tuning: Tuning, fail: Callable[[str], NoReturn])
             fail(f"its tuning says not how many configurations scale {scale.name!r} tries; at least 1.")
     if tuning.round < 1 or not 0 < tuning.short < 1:
         fail(f"its tuning has round={tuning.round} and short={tuning.short}; round is at least 1, short within (0, 1).")
-    if tuning.pruner != "none" and (not isinstance(fields.get("epochs"), int) or _needs(fields)):
-        fail("its tuning prunes by training for fewer `epochs`, and its method has none, or trains another one first.")
+    if tuning.pruner != "none" and (not isinstance(fields.get("epochs"), int) or _trains_longer(fields)):
+        fail("its tuning prunes by training for fewer `epochs`: its method must have that field, and one it needs not.")
 
 
 def _check_parameter(
@@ -351,8 +351,10 @@ def _check_parameter(
         fail(f"tunes {name!r}, which a scale sets too. Leave it out of the scale's settings.")
 
 
-def _needs(fields: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Mapping) and "needs" in value for value in fields.values())
+def _trains_longer(fields: Mapping[str, Any]) -> bool:
+    """Whether a config that is needed has epochs too, so that fewer would shorten it as well."""
+    needed = [value["needs"]["config"] for value in fields.values() if isinstance(value, Mapping) and "needs" in value]
+    return any("epochs" in _settable(config) for config in needed)
 
 
 def _check_arms(study: Study, fail: Callable[[str], NoReturn]) -> None:

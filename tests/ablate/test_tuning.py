@@ -14,6 +14,7 @@ from ablate.plan import plan
 from analysis.frame import VOLATILE
 from search_spaces.study import Contrast, Parameter, Study, StudyError
 from tests.ablate import walks
+from trainables.protocol import Needed
 
 COUNT = 9
 WHOLE = plan(walks.tuned(COUNT), "smoke")
@@ -235,3 +236,11 @@ def test_tuning_declares_no_contrast():
             arms=(*study.arms, replace(study.arms[0], name="b")),
             contrasts=(Contrast(arm="b", reference="paper"),),
         )
+
+
+def test_a_search_that_would_shorten_what_it_starts_from_is_refused():
+    study = walks.tuned(COUNT)
+    arm = replace(study.arms[0], config=walks.Score(network=Needed("walk", walks.Walk())), method="score")
+    scale = Parameter(name="scale", low=0.5, high=2.0)
+    with pytest.raises(StudyError, match="must have that field"):
+        replace(study, arms=(arm,), tuning=replace(study.tuning, parameters=(scale,)))
