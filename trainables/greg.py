@@ -128,8 +128,8 @@ class Config:
     # Auxiliary images
     sampling: Sampling = "random"
     """At random; the lowest scores of all candidates, of each cluster, lowest and highest; by posterior sampling."""
-    clusters: int = 64
-    """K of k-means, at most `batch`. [C] 64."""
+    clusters: int | None = None
+    """K of k-means; None: 64, and at most `batch` [C]. Where it is above `batch`, the rest of the clusters is idle."""
     representation: energy_sampling.Representation = "norm"
     """What is clustered. [P] features of length 1."""
     window: tuple[int, int] = (0, 10_000)
@@ -156,7 +156,7 @@ class Config:
 
 
 def _check_training(config: Config) -> None:
-    for field in ("width", "epochs", "clusters", "gradient_rows"):
+    for field in ("width", "epochs", "gradient_rows"):
         require(getattr(config, field) >= 1, config, field, "at least 1")
     require(config.batch >= 2, config, "batch", "at least 2: batch norm needs more than one image")
     for field in ("learning_rate", "prior", "noise"):
@@ -178,9 +178,10 @@ def _check_detection(config: Config) -> None:
         require(value is None or value >= config.batch, config, field, f"none, or at least batch={config.batch}")
     start, end = config.window
     require(0 <= start < end, config, "window", "two places, the first from 0 and below the second")
+    require(config.clusters is None or config.clusters >= 1, config, "clusters", "none, or at least 1")
     if config.sampling in ("one_way", "two_way"):
         room = end - start if config.candidates is None else min(end, config.candidates) - start
-        require(config.clusters <= room, config, "clusters", f"at most the {room} candidates that are clustered")
+        require(clusters_of(config) <= room, config, "clusters", f"at most the {room} candidates that are clustered")
     require(config.base != "dos" or config.start is None, config, "start", "none with base='dos': it has a class more")
     if config.lam_gradient == 0:
         require(not config.dual, config, "dual", "false where lam_gradient is 0")
@@ -191,6 +192,11 @@ def _check_detection(config: Config) -> None:
         require(config.indicator == "off", config, "indicator", "'off' where gradient_of is not 'energy': no margins")
     once = config.gradient_batch_norm == "train" or config.updates == "once"
     require(once, config, "updates", "'once' with gradient_batch_norm='eval', whose pass moves nothing")
+
+
+def clusters_of(config: Config) -> int:
+    """K of k-means."""
+    return min(64, config.batch) if config.clusters is None else config.clusters
 
 
 ENERGY = Config(lam_gradient=0.0, updates="once")
@@ -418,12 +424,12 @@ def auxiliary_of(config: Config, data: Data, known: int, device: str) -> Auxilia
     if config.sampling in ("random", "posterior"):
         return Auxiliary(pixels_MHWC, min(known, images) // config.batch, config.batch)
     candidates = config.candidates or images * config.batch // known
-    least = config.window[0] + max(config.batch, config.clusters if config.sampling != "greedy" else 1)
+    least = config.window[0] + max(config.batch, clusters_of(config) if config.sampling != "greedy" else 1)
     if min(candidates, images) < least:
         raise ConfigError(
             f"{whole}, {min(candidates, images)} for a step of {config.batch} known images; with "
-            f"sampling={config.sampling!r}, clusters={config.clusters}, window={config.window} there must be {least}. "
-            "Set candidates, or a smaller batch, or fewer clusters."
+            f"sampling={config.sampling!r}, {clusters_of(config)} clusters, window={config.window} there must be "
+            f"{least}. Set candidates, or a smaller batch, or fewer clusters."
         )
     return Auxiliary(pixels_MHWC, min(known // config.batch, images // candidates), candidates)
 
@@ -455,7 +461,7 @@ def sampled(config: Config, network: classifiers.Classifier, x_BCHW: Tensor, gen
     index = energy_sampling.clustered(
         weights_B,
         features_BD.float(),
-        count=min(config.clusters, config.batch),
+        count=clusters_of(config),
         batch=config.batch,
         two_way=config.sampling == "two_way",
         representation=config.representation,
