@@ -373,7 +373,7 @@ CUTS = Study(
     method="rmix",
     arms=CUT_ARMS,
     baseline="rmix",
-    scales=SCALES,
+    scales=tuple(replace(each, seconds=30.0) if each is LAPTOP else each for each in SCALES),
     **READ,
     contrasts=(
         *against("rmix", (arm.name for arm in CUT_ARMS)),

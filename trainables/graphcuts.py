@@ -15,10 +15,11 @@ Deviations:
 2. Energies are floats; the released methods round to integers, as their solver (gco) wants.
 3. A swap with a label that no cell has is left out where no single cell would gain by it: then none can.
 
-Shapes: B grids, H rows, W columns, L labels.
+Shapes: B grids, H rows, W columns, L labels, P cells of all grids, E pairs of neighbours.
 """
 
 import importlib.util
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -45,99 +46,130 @@ def require_package(mix: str) -> None:
 
 def energy(labels_BHW: Labels, cost_BHWL: Floats, penalty_LL: Floats, down: Floats, right: Floats) -> Floats:
     """E of each grid (B,); arguments as of `swap`."""
-    own = np.take_along_axis(cost_BHWL, labels_BHW[..., None], axis=3)[..., 0]
-    below = down * penalty_LL[labels_BHW[:, :-1], labels_BHW[:, 1:]]
-    beside = right * penalty_LL[labels_BHW[:, :, :-1], labels_BHW[:, :, 1:]]
-    total: Floats = own.sum((1, 2)) + below.sum((1, 2)) + beside.sum((1, 2))
-    return total
+    return _energy(_joined(cost_BHWL, penalty_LL, down, right), labels_BHW.ravel())
 
 
-def swap(
-    cost_BHWL: Floats, penalty_LL: Floats, down: Floats, right: Floats, labels_BHW: Labels | None = None
-) -> Labels:
-    """A labelling of each grid (B, H, W) that no swap of two labels improves.
+def swap(cost_BHWL: Floats, penalty_LL: Floats, down: Floats, right: Floats) -> Labels:
+    """A labelling of each grid (B, H, W) that no swap of two labels improves; from label 0 everywhere.
 
     Args:
         cost_BHWL: D, of any sign.
         penalty_LL: V.
         down: w of a cell and the one below (B, H - 1, W), not negative.
         right: w of a cell and the one to its right (B, H, W - 1), not negative.
-        labels_BHW: where to start; None: label 0 everywhere.
     """
-    labels_BHW = np.zeros(cost_BHWL.shape[:3], dtype=np.int64) if labels_BHW is None else labels_BHW.copy()
-    lowest_B = energy(labels_BHW, cost_BHWL, penalty_LL, down, right)
-    slack = 1e-9 * (np.abs(cost_BHWL).sum() + down.sum() + right.sum())
+    grids = _joined(cost_BHWL, penalty_LL, down, right)
+    labels_P = np.zeros(len(grids.cost_PL), dtype=np.int64)
+    lowest_B, state = _energy(grids, labels_P), _State.of(grids, labels_P)
+    slack = 1e-9 * (np.abs(grids.cost_PL).sum() + grids.weight_E.sum())
     improved = True
     while improved:
-        improved, present, gains = False, set(np.unique(labels_BHW).tolist()), dict[int, NDArray[np.bool_]]()
-        for a, b in combinations(range(cost_BHWL.shape[3]), 2):
-            if not {a, b} & present:
+        improved = False
+        for a, b in combinations(range(len(penalty_LL)), 2):
+            if not state.may_gain(grids, a, b):
                 continue
-            if not {a, b} <= present:
-                one, other = (a, b) if a in present else (b, a)
-                if one not in gains:
-                    gains[one] = _gains(labels_BHW, one, cost_BHWL, penalty_LL, down, right)
-                if not gains[one][other]:
-                    continue
-            found_BHW = _best_swap(labels_BHW, a, b, cost_BHWL, penalty_LL, down, right)
-            found_B = energy(found_BHW, cost_BHWL, penalty_LL, down, right)
+            found_P = _best_swap(grids, state, a, b)
+            if np.array_equal(found_P, labels_P):
+                continue
+            found_B = _energy(grids, found_P)
             better_B = found_B < lowest_B - slack
             if better_B.any():
-                labels_BHW = np.where(better_B[:, None, None], found_BHW, labels_BHW)
-                lowest_B = np.where(better_B, found_B, lowest_B)
-                improved, present, gains = True, set(np.unique(labels_BHW).tolist()), {}
-    return labels_BHW
+                labels_P = np.where(better_B[grids.grid_P], found_P, labels_P)
+                lowest_B, state, improved = np.where(better_B, found_B, lowest_B), _State.of(grids, labels_P), True
+    return labels_P.reshape(cost_BHWL.shape[:3])
 
 
-def _gains(labels: Labels, one: int, cost: Floats, penalty: Floats, down: Floats, right: Floats) -> NDArray[np.bool_]:
-    """For each label that no cell has, whether some cell labelled `one` would gain by taking it (L,).
+@dataclass(frozen=True)
+class _Grids:
+    """All grids as one graph: P cells, E pairs of neighbours."""
 
-    If none would alone, no set of them does: together they are also parted from the rest of `one`.
-    """
-    paid = cost.copy()
-    against = np.where((labels != one)[..., None], penalty[labels], 0.0)
-    paid[:, :-1] += down[..., None] * against[:, 1:]
-    paid[:, 1:] += down[..., None] * against[:, :-1]
-    paid[:, :, :-1] += right[..., None] * against[:, :, 1:]
-    paid[:, :, 1:] += right[..., None] * against[:, :, :-1]
-    here = paid[labels == one]
-    gaining: NDArray[np.bool_] = (here < here[:, [one]]).any(0)
-    return gaining
+    cost_PL: Floats
+    penalty_LL: Floats
+    first_E: Labels
+    second_E: Labels
+    weight_E: Floats
+    grid_P: Labels
+    """Which grid a cell is of."""
 
 
-def _costs(
-    labels: Labels, a: int, b: int, cost: Floats, penalty: Floats, down: Floats, right: Floats
-) -> tuple[Floats, Floats]:
-    """What each cell (B, H, W) pays for a and for b: by itself, and against neighbours with any other label."""
-    fixed = (labels != a) & (labels != b)
-    both = []
-    for label in (a, b):
-        paid = cost[..., label].copy()
-        against = np.where(fixed, penalty[label][labels], 0.0)
-        paid[:, :-1] += down * against[:, 1:]
-        paid[:, 1:] += down * against[:, :-1]
-        paid[:, :, :-1] += right * against[:, :, 1:]
-        paid[:, :, 1:] += right * against[:, :, :-1]
-        both.append(paid)
-    return both[0], both[1]
+def _joined(cost_BHWL: Floats, penalty_LL: Floats, down: Floats, right: Floats) -> _Grids:
+    count, height, width, labels = cost_BHWL.shape
+    cells = np.arange(count * height * width).reshape(count, height, width)
+    return _Grids(
+        cost_BHWL.reshape(-1, labels),
+        penalty_LL,
+        np.concatenate([cells[:, :-1].ravel(), cells[:, :, :-1].ravel()]),
+        np.concatenate([cells[:, 1:].ravel(), cells[:, :, 1:].ravel()]),
+        np.concatenate([down.ravel(), right.ravel()]),
+        np.repeat(np.arange(count), height * width),
+    )
 
 
-def _best_swap(labels: Labels, a: int, b: int, cost: Floats, penalty: Floats, down: Floats, right: Floats) -> Labels:
+def _energy(grids: _Grids, labels_P: Labels) -> Floats:
+    own_P = grids.cost_PL[np.arange(len(labels_P)), labels_P]
+    pairs_E = grids.weight_E * grids.penalty_LL[labels_P[grids.first_E], labels_P[grids.second_E]]
+    count = int(grids.grid_P[-1]) + 1
+    alone_B = np.bincount(grids.grid_P, own_P, count)
+    return np.asarray(alone_B + np.bincount(grids.grid_P[grids.first_E], pairs_E, count), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A labelling, and what follows from it for every swap."""
+
+    labels_P: Labels
+    present: frozenset[int]
+    near_PL: Floats
+    """Weights of a cell's neighbours, by their labels."""
+    paid_PL: Floats
+    """What a cell would pay for each label, if its neighbours kept theirs."""
+    gains: dict[int, NDArray[np.bool_]]
+    """Label that cells have -> for each that none has, whether one of those cells would gain by it; as asked for."""
+
+    @classmethod
+    def of(cls, grids: _Grids, labels_P: Labels) -> "_State":
+        """The state of a labelling."""
+        cells, labels = grids.cost_PL.shape
+        near_N = np.zeros(cells * labels)
+        for one_E, other_E in ((grids.first_E, grids.second_E), (grids.second_E, grids.first_E)):
+            near_N += np.bincount(one_E * labels + labels_P[other_E], grids.weight_E, cells * labels)
+        near_PL = near_N.reshape(cells, labels)
+        present = frozenset(np.flatnonzero(np.bincount(labels_P, minlength=labels)).tolist())
+        return cls(labels_P, present, near_PL, grids.cost_PL + near_PL @ grids.penalty_LL, {})
+
+    def may_gain(self, grids: _Grids, a: int, b: int) -> bool:
+        """Whether a swap can lower the energy: it may if there are cells of both, or if one cell gains by itself.
+
+        If none gains alone, no set of cells with one label does: together they are also parted from the rest of them.
+        """
+        if a in self.present and b in self.present:
+            return True
+        if a not in self.present and b not in self.present:
+            return False
+        one, other = (a, b) if a in self.present else (b, a)
+        if one not in self.gains:
+            here = self.labels_P == one
+            alone = self.paid_PL[here] - self.near_PL[here, one][:, None] * grids.penalty_LL[one]
+            self.gains[one] = (alone < self.paid_PL[here, one][:, None]).any(0)
+        return bool(self.gains[one][other])
+
+
+def _best_swap(grids: _Grids, state: _State, a: int, b: int) -> Labels:
     """The labelling of least energy among those that differ by a swap: cells on the sink's side get b."""
     import maxflow  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-    free = (labels == a) | (labels == b)
-    cost_a, cost_b = _costs(labels, a, b, cost, penalty, down, right)
-    least = np.minimum(cost_a, cost_b)
-    graph = maxflow.GraphFloat(labels.size, down.size + right.size)
-    nodes = graph.add_grid_nodes(labels.shape)
-    graph.add_grid_tedges(nodes, np.where(free, cost_b - least, 0.0), np.where(free, cost_a - least, 0.0))
-    for one, other, weights in (
-        (np.s_[:, :-1], np.s_[:, 1:], down),
-        (np.s_[:, :, :-1], np.s_[:, :, 1:], right),
-    ):
-        joined = free[one] & free[other]
-        capacity = penalty[a, b] * weights[joined]
-        graph.add_edges(nodes[one][joined], nodes[other][joined], capacity, capacity)
+    labels_P = state.labels_P
+    free_P = (labels_P == a) | (labels_P == b)
+    between = grids.penalty_LL[a, b]
+    gain_P = (state.paid_PL[:, a] - state.near_PL[:, b] * between) - (
+        state.paid_PL[:, b] - state.near_PL[:, a] * between
+    )
+    gain_P = np.where(free_P, gain_P, 0.0)
+    joined_E = free_P[grids.first_E] & free_P[grids.second_E]
+    capacity = between * grids.weight_E[joined_E]
+    graph = maxflow.GraphFloat(len(labels_P), len(capacity))
+    nodes = graph.add_grid_nodes(len(labels_P))
+    graph.add_grid_tedges(nodes, np.maximum(-gain_P, 0.0), np.maximum(gain_P, 0.0))
+    graph.add_edges(grids.first_E[joined_E], grids.second_E[joined_E], capacity, capacity)
     graph.maxflow()
-    return np.where(free, np.where(graph.get_grid_segments(nodes), b, a), labels)
+    return np.where(free_P, np.where(graph.get_grid_segments(nodes), b, a), labels_P)
