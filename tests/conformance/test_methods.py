@@ -19,7 +19,9 @@ from trainables.protocol import Epoch, Needed
 
 SMALL = {"width": 4, "epochs": 3, "pretraining_epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
 """Fields that make any method small, where it has them."""
-OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")}
+OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
+    "rlmix": {"rollout": 4, "minibatch": 2, "features": 16}  # its policy is updated inside epochs and across them
+}
 """The same for one method alone."""
 NEEDED = {"knn_osr": "gradmix", "margin_scores": "margins", "ood_radius": "greg", "ood_scores": "pretraining"}
 """Method -> what trains the network that it asks for."""
