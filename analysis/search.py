@@ -106,7 +106,7 @@ def headline(findings: Findings, study: Study) -> str:
         for index, (top, quantity) in enumerate(zip(tops(found, shown), shown, strict=True))
     ]
     tried = f"Of {len(found)} configurations tried, {' and '.join(named)}"
-    several = f"; {len(best)} are beaten by none in both" if len(shown) > 1 else ""
+    several = f"; {len(best)} {'is' if len(best) == 1 else 'are'} beaten by none in both" if len(shown) > 1 else ""
     return f"{tried}{several}. Chosen after looking: compare it on fresh seeds before believing it."
 
 
