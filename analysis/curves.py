@@ -117,20 +117,20 @@ def cost(frame: Frame, findings: Findings, study: Study) -> Picture | None:
         left, gap = drawing.label_width_in(labels), 0.3
         high = drawing.label_height_in(labels, 0.26) * len(arms)
         wide = (drawing.WIDTH_IN - left - 0.2 - gap * len(kinds)) / (len(kinds) + 1)
-        figure = drawing.canvas(high + 0.72)
-        panels = [
-            drawing.panel(figure, left + index * (wide + gap), 0.5, wide, high) for index in range(len(kinds) + 1)
-        ]
+        names = [drawing.wrap(name, int(wide / 0.074)) for name in (shown.name, *(_cost_name(k, found) for k in kinds))]
+        low = 0.36 + 0.14 * max(1 + name.count("\n") for name in names)
+        figure = drawing.canvas(low + high + 0.22)
+        panels = [drawing.panel(figure, left + index * (wide + gap), low, wide, high) for index in range(len(names))]
         baseline = [arm.arm == study.baseline for arm in arms]
         drawing.row_labels(panels[0], labels, baseline)
         for row, arm in enumerate(arms):
             mean = arm.mean
             span = [mean.low * shown.unit, mean.estimate * shown.unit, mean.high * shown.unit]
             _span(panels[0], row, span, MUTED if baseline[row] else ARM)
-        panels[0].set_xlabel(shown.name, color=MUTED, fontsize=drawing.SMALL)
         for axes, kind in zip(panels[1:], kinds, strict=True):
             _cost_panel(axes, kind, [arm.arm for arm in arms], found)
-        for axes in panels:
+        for axes, name in zip(panels, names, strict=True):
+            axes.set_xlabel(name, color=MUTED, fontsize=drawing.SMALL)
             axes.set_ylim(len(arms) - 0.5, -0.5)
             axes.set_yticks([])
             axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
@@ -157,20 +157,27 @@ def cost(frame: Frame, findings: Findings, study: Study) -> Picture | None:
     )
 
 
+def _cost_name(kind: str, found: Sequence[facts.Cost]) -> str:
+    label, unit = facts.COSTS[kind]
+    return f"{label} ({_cost_factor(kind, found)[1]}{unit})"
+
+
+def _cost_factor(kind: str, found: Sequence[facts.Cost]) -> tuple[float, str]:
+    """What the values are divided by, and the prefix of the unit for it."""
+    largest = max((entry.high for entry in found if entry.kind == kind), default=0.0)
+    prefixes = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+    return next(((size, name) for size, name in prefixes if largest >= size), (1.0, ""))
+
+
 def _cost_panel(axes: Axes, kind: str, arms: Sequence[str], found: Sequence[facts.Cost]) -> None:
     own = {entry.arm: entry for entry in found if entry.kind == kind}
-    label, unit = facts.COSTS[kind]
     largest = max((entry.high for entry in own.values()), default=0.0)
-    factor, prefix = next(
-        ((size, name) for size, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")) if largest >= size),
-        (1.0, ""),
-    )
+    factor, _ = _cost_factor(kind, found)
     for row, arm in enumerate(arms):
         if arm in own:
             entry = own[arm]
             _span(axes, row, [entry.low / factor, entry.mean / factor, entry.high / factor], MUTED)
     axes.set_xlim(left=0, right=largest / factor * 1.08 or 1.0)
-    axes.set_xlabel(f"{label} ({prefix}{unit})", color=MUTED, fontsize=drawing.SMALL)
 
 
 def _span(axes: Axes, row: int, span: Sequence[float], colour: str) -> None:

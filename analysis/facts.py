@@ -12,7 +12,7 @@ from search_spaces.study import Arm, Scale, Study, config_fields
 
 COSTS: dict[str, tuple[str, str]] = {
     "seconds": ("time of a run", "s"),
-    "flops": ("computation of a run", "FLOP"),
+    "flops": ("compute of a run", "FLOP"),
     "peak_memory_bytes": ("peak memory", "B"),
 }
 """Column -> (label, unit). `seconds` is in every frame; the others are shown where they were measured.

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -108,7 +109,12 @@ def test_cost_is_the_mean_over_finished_runs(study: Study) -> None:
 def test_computation_and_memory_get_a_panel_where_measured(study: Study, frame: Frame) -> None:
     more = Frame(frame.trials, frame.epochs.assign(flops=2e12, peak_memory_bytes=3e9))
     figure = drawn(curves.cost(more, compare(more, study), study))
-    assert [axes.get_xlabel() for axes in figure.axes[2:]] == ["computation of a run (TFLOP)", "peak memory (GB)"]
+    names = [" ".join(axes.get_xlabel().split()) for axes in figure.axes[2:]]
+    assert names == ["compute of a run (TFLOP)", "peak memory (GB)"]
+    figure.canvas.draw()
+    boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(one.x1 <= other.x0 for one, other in pairwise(boxes)), "labels of neighbours overlap"
+    assert boxes[-1].x1 <= figure.bbox.x1
 
 
 def test_a_runs_computation_is_the_sum_of_its_epochs_and_its_memory_the_most(study: Study, frame: Frame) -> None:
