@@ -19,8 +19,6 @@ Deviations:
    other is `patches=(2, 4)`.
 3. The paper follows a study of hyperparameters; the code has the package's own, also 10 passes where an argument says
    15. [C].
-4. An update with an episode in the middle of its rollout looks one observation ahead, before it acts on it. So does
-   the package.
 
 Expected, [P] Table 9, CIFAR-100 top-1: PreActResNet-18 80.75, WRN-16-8 82.16, WRN-28-10 84.90, ResNeXt-29 82.43: less
 than R-Mix. Cost there: twice R-Mix's.
@@ -40,7 +38,7 @@ from torch import Tensor, nn
 from trainables import classifiers, loop, ppo, rmix, seeding
 from trainables.config import ConfigError, check_types, require
 from trainables.datasets import Data
-from trainables.protocol import Epoch, State
+from trainables.protocol import Diverged, Epoch, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,11 +254,17 @@ def learn(config: Config, agent: Agent, last_value: float, done: int, total: int
         done: the classifier's steps so far.
         total: of the whole run.
         seed: of the trial.
+
+    Raises:
+        Diverged: a weight of the policy is no longer finite.
     """
     loop.set_learning_rate(agent.optimizer, config.policy_rate * (1 - done / total) ** config.policy_decay)
     order = seeding.numpy_stream(seed, f"minibatches/{done}")
     ppo.update(agent.policy, agent.optimizer, agent.rollout, OBSERVED, last_value, agent.settings, order)
     agent.rollout.clear()
+    norm = float(torch.stack(torch._foreach_norm([weight.detach() for weight in agent.policy.parameters()])).sum())
+    if not math.isfinite(norm):
+        raise Diverged(f"In step {done} the norm of the policy's weights became {norm}; a lower policy_rate may help.")
 
 
 # A training step

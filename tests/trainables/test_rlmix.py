@@ -13,6 +13,7 @@ from tests.trainables.toys import open_set
 from tests.trainables.watched import Watched
 from trainables import classifiers, ppo, rlmix, rmix
 from trainables.config import ConfigError
+from trainables.protocol import Diverged
 from trainables.rlmix import Config
 
 TINY = Config(width=4, epochs=3, batch=8, rollout=4, minibatch=2, passes=2, features=16, patches=(4,))
@@ -200,3 +201,8 @@ def test_a_bad_config_says_what_is_allowed(changes, message):
 def test_a_grid_that_does_not_divide_the_images_says_which_does():
     with pytest.raises(ConfigError, match=r"does not divide images of 16 x 16 pixels. Set grid to one of 4, 8, 16"):
         next(rlmix.train(replace(TINY, grid=5), open_set(), seed=0, device="cpu"))
+
+
+def test_a_policy_that_blows_up_is_reported():
+    with pytest.raises(Diverged, match=r"In step 4 the norm of the policy's weights became (inf|nan)"):
+        list(rlmix.train(replace(TINY, policy_rate=1e38), open_set(), seed=0, device="cpu"))
