@@ -7,7 +7,7 @@ arrays it knows by name and passes over runs that lack them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from analysis import mixing_figures, openset_figures
+from analysis import mixing_figures, openset_figures, stress_figures
 from analysis.drawing import Picture
 from analysis.exhibits import Exhibits
 from search_spaces.study import Study
@@ -19,6 +19,9 @@ DRAWINGS: Mapping[str, Drawing] = {
     "angles": openset_figures.angles,
     "features": openset_figures.features,
     "mixes": mixing_figures.mixes,
+    "corruptions": stress_figures.corruptions,
+    "occlusion": stress_figures.occlusion,
+    "reliability": stress_figures.reliability,
 }
 """Every name of `search_spaces.study.FIGURES`."""
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from trainables import seeding
-from trainables.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, corrupt
+from trainables.corruption_settings import CORRUPTIONS, EXTRA, SEVERITIES
+from trainables.corruptions import corrupt
 
 ALL_IMAGES = 10_000
 BOUND_S = 240

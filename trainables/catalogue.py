@@ -20,6 +20,7 @@ from trainables import (
     pretraining,
     rlmix,
     rmix,
+    stress,
 )
 from trainables.config import ConfigError, nearest
 from trainables.protocol import Method
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
     "pretraining": Method(pretraining.train, pretraining.Config),
     "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),
+    "stress": Method(stress.train, stress.Config),
 }
 GROUP = "ablate.methods"
 """Entry points of this group are methods: name -> a `Method`."""

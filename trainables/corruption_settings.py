@@ -1,5 +1,6 @@
-"""What each common corruption is set to at its five severities; what the numbers are is said at each function of
-`trainables.corruptions`.
+"""The common corruptions by name, and what each is set to at its five severities.
+
+What the numbers are is said at each function of `trainables.corruptions`.
 
 Paper: Hendrycks and Dietterich, Benchmarking Neural Network Robustness (arXiv 1903.12261).
 Official repository: hendrycks/robustness@e0377d4, `make_cifar_c.py` and `make_tinyimagenet_c.py`; those of ImageNet at
@@ -11,6 +12,15 @@ Deviations: none known.
 from collections.abc import Mapping, Sequence
 
 Settings = tuple[float, ...]
+
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+"""The fifteen that are averaged over."""
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""Four more, meant for choosing by."""
+SEVERITIES = (1, 2, 3, 4, 5)
 
 _SNOW: Sequence[Settings] = (
     *((0.1, 0.2, 1, 0.6, 8, 3), (0.1, 0.2, 1, 0.5, 10, 4), (0.15, 0.3, 1.75, 0.55, 10, 4)),

@@ -33,16 +33,8 @@ from torch import Generator, Tensor
 
 from trainables import separable
 from trainables.augment import gray, to_float
-from trainables.corruption_settings import CIFAR, TINYIMAGENET, Settings
+from trainables.corruption_settings import CIFAR, SEVERITIES, TINYIMAGENET, Settings
 
-CORRUPTIONS = (
-    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-)
-"""The fifteen that are averaged over."""
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""Four more, meant for choosing by."""
-SEVERITIES = (1, 2, 3, 4, 5)
 LARGE = 48
 """Pixels a side from which Tiny-ImageNet's settings hold."""
 
@@ -52,7 +44,7 @@ def corrupt(pixels_BHWC: Tensor, name: str, severity: int, generator: Generator)
 
     Args:
         pixels_BHWC: uint8.
-        name: one of CORRUPTIONS or EXTRA.
+        name: one of FUNCTIONS.
         severity: 1 to 5.
         generator: of all that is random, on the images' device. What an image gets depends on its place in the batch.
 

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainables.corruption_settings import CORRUPTIONS, EXTRA, SEVERITIES
+
 Floats = NDArray[np.float64]
 
 DETECTION: Mapping[str, bool] = MappingProxyType(
@@ -47,6 +49,9 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         **{f"{kind}_at_{r:g}": True for kind in ("certified", "estimated", "searched") for r in RADII},
         **{f"broken_{kind}_{r:g}": False for kind in ("certified", "estimated", "searched") for r in RADII},
         **{f"{name}{rule}": True for name in ACCURACIES for rule in ("", "_best", "_median10")},
+        **{f"accuracy_{name}_{severity}": True for name in (*CORRUPTIONS, *EXTRA) for severity in SEVERITIES},
+        **{f"drop_{name}": False for name in (*SEVERITIES, *CORRUPTIONS)},
+        "accuracy_corrupted": True,
         "auroc_negative": True,
         "ccr_1": True,
         "ccr_1e-1": True,
@@ -62,6 +67,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "confidence_known": True,
         "confidence_negative": True,
         "detection_accuracy": True,
+        "drop": False,
         "ece_10": False,
         "ece_15": False,
         "energy_auxiliary": True,

@@ -23,7 +23,13 @@ OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
     "rlmix": {"rollout": 4, "minibatch": 2, "features": 16}  # its policy is updated inside epochs and across them
 }
 """The same for one method alone."""
-NEEDED = {"knn_osr": "gradmix", "margin_scores": "margins", "ood_radius": "greg", "ood_scores": "pretraining"}
+NEEDED = {
+    "knn_osr": "gradmix",
+    "margin_scores": "margins",
+    "ood_radius": "greg",
+    "ood_scores": "pretraining",
+    "stress": "gradmix",
+}
 """Method -> what trains the network that it asks for."""
 WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores", "ood_radius", "ood_scores"}
 """Methods whose numbers the seed does not change."""

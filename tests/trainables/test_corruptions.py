@@ -12,8 +12,8 @@ from PIL import Image
 from scipy import ndimage
 
 from trainables import corruptions
-from trainables.corruption_settings import CIFAR, TINYIMAGENET
-from trainables.corruptions import CORRUPTIONS, EXTRA, FUNCTIONS, SEVERITIES, corrupt
+from trainables.corruption_settings import CIFAR, CORRUPTIONS, EXTRA, SEVERITIES, TINYIMAGENET
+from trainables.corruptions import FUNCTIONS, corrupt
 
 ALL = (*CORRUPTIONS, *EXTRA)
 every = pytest.mark.parametrize("name", ALL)

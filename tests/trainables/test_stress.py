@@ -1,0 +1,151 @@
+"""Tests of trained networks: each number against the same computed by hand, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainables.toys import open_set
+from trainables import adautomix, backbones, classifiers, corruptions, gradmix, judged, openset, rmix, seeding, stress
+from trainables.augment import normalise, to_float
+from trainables.config import ConfigError, to_plain
+from trainables.corruption_settings import CORRUPTIONS, EXTRA
+from trainables.protocol import Needed
+
+DATA = open_set()
+ENCODER = backbones.projected("resnet18", 2, 3, "mlp", torch.Generator().manual_seed(0)).eval()
+CLASSIFIER = classifiers.classifier("wrn10_2", 4, 3, 3, torch.Generator().manual_seed(0)).eval()
+
+
+def state_of(network) -> dict[str, object]:
+    return {"network": dict(network.description), "weights": network.state_dict(), "epoch": 3}
+
+
+def run(state, seed=0, needed=None, **fields):
+    config = stress.Config(network=needed or Needed("gradmix", gradmix.Config()), **fields)
+    (epoch,) = stress.train(config, DATA, seed=seed, device="cpu", network=state)
+    return epoch
+
+
+@pytest.fixture(scope="module")
+def of_encoder():
+    return run(state_of(ENCODER), k=3)
+
+
+def pixels():
+    return torch.from_numpy(DATA.test.pixels)
+
+
+def share(scores, x_BHWC) -> float:
+    found = scores(normalise(to_float(x_BHWC), DATA.mean, DATA.std)).argmax(1).numpy()
+    return float(np.mean(found == DATA.test.labels))
+
+
+@torch.no_grad()
+def test_an_encoder_is_judged_by_its_neighbours(of_encoder):
+    assert of_encoder.metrics["accuracy"] == openset.evaluate(ENCODER.embed, DATA, k=3)["accuracy"]
+
+
+@torch.no_grad()
+def test_a_classifier_is_judged_by_its_logits():
+    found = run(state_of(CLASSIFIER), needed=Needed("rmix", rmix.Config()), tests=("extra",)).metrics
+    assert found["accuracy"] == share(CLASSIFIER, pixels())
+    for name in EXTRA:
+        stream = seeding.torch_stream(0, f"{name}/3")
+        assert found[f"accuracy_{name}_3"] == share(CLASSIFIER, corruptions.corrupt(pixels(), name, 3, stream))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("scored", ["teacher", "student"])
+def test_the_one_of_student_and_teacher_is_judged_that_its_trial_names(scored, plain):
+    config = adautomix.Config(width=4, scored=scored)
+    trio = adautomix.trio_of(config, 3, 3, seed=0)
+    with torch.no_grad():
+        trio.teacher.one.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+        trio.student.one.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
+    needed = Needed("adautomix", to_plain(config) if plain else config)
+    subject = judged.judged(needed, state_of(trio), DATA, "cpu")
+    assert subject.logits
+    assert set(subject.scores(to_float(pixels())).argmax(1).tolist()) == {0 if scored == "teacher" else 1}
+
+
+def test_released_colours_are_those_of_the_needed_trial():
+    needed = Needed("rmix", rmix.Config(colour="released"))
+    subject = judged.judged(needed, state_of(CLASSIFIER), DATA, "cpu")
+    with torch.no_grad():
+        wanted = CLASSIFIER(normalise(to_float(pixels()), rmix.RELEASED_MEAN, rmix.RELEASED_STD))
+        assert torch.equal(subject.scores(to_float(pixels())), wanted)
+
+
+def test_drops_are_means_of_differences(of_encoder):
+    found = of_encoder.metrics
+    drop = {(n, s): found["accuracy"] - found[f"accuracy_{n}_{s}"] for n in CORRUPTIONS for s in range(1, 6)}
+    assert found["drop"] == pytest.approx(np.mean(list(drop.values())))
+    assert found["drop_fog"] == pytest.approx(np.mean([drop["fog", s] for s in range(1, 6)]))
+    assert found["drop_4"] == pytest.approx(np.mean([drop[n, 4] for n in CORRUPTIONS]))
+    assert found["accuracy_corrupted"] == pytest.approx(found["accuracy"] - found["drop"])
+    assert any(drop.values())
+
+
+def test_published_severities_have_the_published_mean():
+    """Table 5: CIFAR-10's printed averages are the means of its five rows."""
+    from search_spaces.gradmix_evaluations import TABLE5
+
+    rows = np.array([TABLE5[f"_{severity}"] for severity in range(1, 6)])
+    assert np.allclose(rows.mean(0)[:2], TABLE5[""][:2], atol=0.006)
+    assert np.allclose(rows.mean(0)[2:], (38.92, 37.96), atol=0.006)
+
+
+def test_the_seed_is_what_the_corruptions_are_drawn_from(of_encoder):
+    assert run(state_of(ENCODER), k=3).metrics == of_encoder.metrics
+    assert run(state_of(ENCODER), k=3, seed=1).metrics != of_encoder.metrics
+
+
+def test_what_is_shown_is_what_was_measured(of_encoder):
+    shown = of_encoder.exhibits()
+    assert shown["clean"].tolist() == [of_encoder.metrics["accuracy"]]
+    assert shown["corrupted_snow"].tolist() == [of_encoder.metrics[f"accuracy_snow_{s}"] for s in range(1, 6)]
+
+
+def test_a_finished_test_is_not_repeated(of_encoder):
+    config = stress.Config(network=Needed("gradmix", None))
+    again = stress.train(config, DATA, seed=0, device="cpu", resume=of_encoder.state(), network=state_of(ENCODER))
+    assert list(again) == []
+
+
+@pytest.mark.parametrize("method", sorted(judged.WITHOUT_NETWORK))
+def test_a_method_that_trains_no_network_is_refused_before_anything_runs(method):
+    with pytest.raises(ConfigError, match=f"'{method}', which trains no network"):
+        stress.Config(network=Needed(method, None))
+
+
+def test_every_method_that_needs_another_is_known_to_train_no_network():
+    from trainables.catalogue import METHODS
+    from trainables.config import field_types
+
+    readers = {name for name, method in METHODS.items() if "network" in field_types(method.config)}
+    readers = {name for name in readers if field_types(METHODS[name].config)["network"] is Needed}
+    assert readers <= judged.WITHOUT_NETWORK | {"greg"}
+
+
+@pytest.mark.parametrize(
+    "state", [{"epoch": 1}, {"network": {"network": "lenet"}, "weights": {}}, {"network": 3, "weights": {}}]
+)
+def test_a_state_without_a_known_network_is_refused(state):
+    with pytest.raises(ValueError, match="holds no classifier and no encoder"):
+        run(state)
+
+
+def test_a_network_of_other_data_is_refused():
+    other = classifiers.classifier("wrn10_2", 4, 3, 7, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="has 7 classes, and the images of 'toys' have 3"):
+        run(state_of(other))
+    grey = backbones.projected("resnet18", 2, 1, "mlp", torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="has 1 channels, and the images of 'toys' have 3"):
+        run(state_of(grey))
+
+
+@pytest.mark.parametrize("fields", [{"tests": ()}, {"tests": ("extra", "extra")}, {"k": 0}, {"tests": ("rain",)}])
+def test_configs_that_mean_nothing_are_refused(fields):
+    with pytest.raises(ConfigError):
+        stress.Config(network=Needed("gradmix", None), **fields)

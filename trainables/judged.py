@@ -1,0 +1,154 @@
+"""The network that another trial trained, as a classifier: pixels in, a score of each class out, whatever trained it.
+
+A classifier gives logits. An encoder gives GradMix's k-NN scores (`trainables.openset`, Algorithm 1) with the training
+images as exemplars. Of a student and its teacher, the one is judged that the needed trial's own `scored` names, with
+its one-hot head.
+
+Source: none; there is no paper here. Deviations: none known.
+
+Shapes: B images, C channels, H rows, W columns, K classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables import augment, backbones, classifiers, openset, rmix, teachers
+from trainables.config import ConfigError
+from trainables.datasets import Data, Images
+from trainables.protocol import Needed, State
+
+Scores = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1], not normalised -> scores (B, K), in eval mode."""
+
+WITHOUT_NETWORK = frozenset({"knn_osr", "margin_scores", "ood_radius", "ood_scores", "stress"})
+"""Methods of the catalogue that only read what others trained."""
+BATCH = 500
+"""Images at a time. What is random depends on it, so it is no choice."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A trained network, ready to be tested.
+
+    Attributes:
+        scores: of the classes.
+        logits: whether the scores are logits, from which gradients and probabilities follow.
+    """
+
+    scores: Scores
+    logits: bool
+
+
+def check_needed(needed: Needed, field: str) -> None:
+    """Refuses, before anything runs, what trains no network.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if needed.method in WITHOUT_NETWORK:
+        raise ConfigError(
+            f"{field} needs a trial of {needed.method!r}, which trains no network. "
+            "Name a method that does, such as 'gradmix', 'rmix' or 'adautomix'."
+        )
+
+
+def judged(needed: Needed, state: State, data: Data, device: str, k: int = 10) -> Judged:
+    """The classifier of another trial's final state.
+
+    Args:
+        needed: that trial.
+        state: holds 'network' (a description) and 'weights'.
+        data: what it was trained on.
+        device: where the network shall run.
+        k: neighbours per class, of an encoder.
+
+    Raises:
+        ValueError: a state that describes no network, or one of another number of classes or channels.
+        Diverged: an encoder's features are not finite.
+    """
+    description, weights = _described(state)
+    mean, std = _colours(needed, data)
+    if "student" in description:
+        _check_fits(description["student"], data)
+        trio = teachers.rebuild(description, weights).to(device)
+        network = trio.student if field(needed, "scored", "teacher") == "student" else trio.teacher
+        return Judged(lambda x_BCHW: network(augment.normalise(x_BCHW, mean, std)).one_BK, logits=True)
+    _check_fits(description, data)
+    if "classes" in description:
+        classifier = classifiers.rebuild(description, weights).to(device)
+        return Judged(lambda x_BCHW: classifier(augment.normalise(x_BCHW, mean, std)), logits=True)
+    return Judged(neighbours(backbones.rebuild(description, weights).to(device), data, device, k), logits=False)
+
+
+def _described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    known = {*backbones.ENCODERS, *classifiers.CLASSIFIERS}
+    description = state.get("network")
+    if isinstance(description, Mapping) and "weights" in state:
+        if "student" in description:
+            return description, state["weights"]
+        if description.get("network") in known and ("head" in description or "classes" in description):
+            return description, state["weights"]
+    raise ValueError(
+        "the needed trial's final state holds no classifier and no encoder: 'network' and 'weights' must describe one "
+        f"of trainables.classifiers, trainables.backbones or trainables.teachers. It has: {', '.join(sorted(state))}."
+    )
+
+
+def _check_fits(description: Mapping[str, Any], data: Data) -> None:
+    channels, classes = data.test.pixels.shape[3], len(data.classes)
+    for name, found in (("channels", channels), ("classes", classes)):
+        if description.get(name, found) != found:
+            raise ValueError(
+                f"the needed trial's network has {description[name]} {name}, and the images of "
+                f"{data.spec.protocol!r} have {found}: it was trained on other data."
+            )
+
+
+def field(needed: Needed, name: str, default: Any) -> Any:
+    """A field of the needed trial's config, typed or plain."""
+    if isinstance(needed.config, Mapping):
+        return needed.config.get(name, default)
+    return getattr(needed.config, name, default)
+
+
+def _colours(needed: Needed, data: Data) -> tuple[Sequence[float], Sequence[float]]:
+    if field(needed, "colour", "protocol") == "released":
+        return rmix.RELEASED_MEAN, rmix.RELEASED_STD
+    return data.mean, data.std
+
+
+def neighbours(network: backbones.Projected, data: Data, device: str, k: int) -> Scores:
+    """Algorithm 1's class scores with the training images as exemplars, on the head's features."""
+    exemplars_ND = openset.embed_images(network.embed, data.train, data, device, BATCH)["head"]
+    labels_N = torch.from_numpy(np.array(data.train.labels, dtype=np.int64)).to(device)
+
+    def scores(x_BCHW: Tensor) -> Tensor:
+        queries_BD = network.embed(augment.normalise(x_BCHW, data.mean, data.std))["head"].float()
+        return openset.class_scores(queries_BD, exemplars_ND, labels_N, len(data.classes), k)
+
+    return scores
+
+
+@torch.no_grad()
+def accuracy(scores: Scores, images: Images, device: str, change: Callable[[Tensor], Tensor] | None = None) -> float:
+    """Share of images classified correctly.
+
+    Args:
+        scores: of the classes.
+        images: in order, `BATCH` at a time.
+        device: where the network is.
+        change: what is done to the pixels before, uint8 (B, H, W, C) -> the same; none: nothing.
+    """
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for start in range(0, len(images.labels), BATCH):
+        pixels_BHWC = torch.from_numpy(np.array(images.pixels[start : start + BATCH])).to(device)
+        labels_B = torch.from_numpy(np.array(images.labels[start : start + BATCH], dtype=np.int64)).to(device)
+        if change is not None:
+            pixels_BHWC = change(pixels_BHWC)
+        right += (scores(augment.to_float(pixels_BHWC)).argmax(1) == labels_B).sum()
+    return float(right) / len(images.labels)
