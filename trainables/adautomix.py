@@ -144,6 +144,9 @@ class Config:
     """After queries and keys. [C] ReLU; [P] none is shown."""
     softmax: Literal["after", "before"] = "after"
     """Over the N masks: after the upsampling [C] or before it [P]."""
+    generator_std: float = 0.01
+    """Standard deviation of the generator's first weights. [C] 0.01. A narrow network needs more: attention starts as
+    the square of it times the channels."""
     area_weight: float = 0.1
     """Of AutoMix's loss of the masks' area. [C] 0.1."""
 
@@ -203,7 +206,7 @@ def _check_training(config: Config) -> None:
     even = config.network not in twoheads.TRANSFORMER_LIKE or config.width % 2 == 0
     require(even, config, "width", f"even for {config.network}")
     require(1 <= config.layer <= twoheads.STAGES, config, "layer", f"a stage of {config.network}, 1 to 4")
-    for field in ("learning_rate", "concentration"):
+    for field in ("learning_rate", "concentration", "generator_std"):
         require(0 < getattr(config, field) < math.inf, config, field, "above 0 and finite")
     for field in ("weight_decay", "area_weight"):
         require(0 <= getattr(config, field) < math.inf, config, field, "at least 0 and finite")
@@ -483,7 +486,7 @@ def trio_of(config: Config, channels: int, classes: int, seed: int) -> Trio:
         given = {"linear": config.activation == "linear", "softmax_first": config.softmax == "before"}
         block |= {"kind": "any", "embed": config.embed_lam, **given}
     generator = mixblock.build(block, student.map_channels)
-    mixblock.initialise(generator, seeding.torch_stream(seed, "init/generator"))
+    mixblock.initialise(generator, seeding.torch_stream(seed, "init/generator"), config.generator_std)
     return Trio(student, generator, {"student": student.description, "generator": block})
 
 

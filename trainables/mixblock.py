@@ -171,10 +171,10 @@ def build(description: Mapping[str, Any], channels: int) -> nn.Module:
 
 
 @torch.no_grad()
-def initialise(block: nn.Module, generator: torch.Generator) -> None:
-    """Weights normal, standard deviation 0.01; biases 0: all masks start at about 1 / N, AutoMix's at a half."""
+def initialise(block: nn.Module, generator: torch.Generator, std: float = 0.01) -> None:
+    """Weights normal with that standard deviation, biases 0. Small: masks start at about 1 / N, AutoMix's at a half."""
     for part in block.modules():
         if isinstance(part, nn.Conv2d):
-            part.weight.normal_(0.0, 0.01, generator=generator)
+            part.weight.normal_(0.0, std, generator=generator)
             if part.bias is not None:
                 part.bias.zero_()

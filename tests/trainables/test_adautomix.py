@@ -496,6 +496,7 @@ def test_the_number_of_images_can_be_drawn_anew():
         ({"beta": math.nan}, "beta"),
         ({"concentration": 0.0}, "concentration must be above 0"),
         ({"margin": 0.5}, "below 0.5"),
+        ({"generator_std": 0.0}, "generator_std"),
         ({"mix": "automix"}, "2 for AutoMix"),
         ({"generator_objective": "eq15"}, "same_mix=False is not allowed"),
         ({"terms": ("clean",)}, "nothing else trains the masks"),
@@ -575,6 +576,7 @@ def weights_of(arm: str) -> dict[str, torch.Tensor]:
         ("official", {"warmup": 1}),
         ("official", {"generator_rate": 1.0}),
         ("official", {"generator_floor": 0.0}),
+        ("official", {"generator_std": 0.1}),
         ("official", {"momentum": 0.0}),
         ("official", {"weight_decay": 0.01}),
         ("official", {"weight_decay": 0.1, "decay_norms": False}),
@@ -691,3 +693,21 @@ def test_rates_fall_along_a_cosine_by_the_epoch_after_a_rise():
     assert seen[8] == seen[11]
     half = (1 + math.cos(math.pi * 0.5)) / 2
     assert seen[20] == pytest.approx((0.05 + 0.15 * half, 0.1 * half))
+
+
+@torch.no_grad()
+def test_a_narrow_network_can_start_with_the_attention_of_a_wide_one():
+    """Why `generator_std` grows with the root of 64 / width: spread of values and of attention, on the same images."""
+    spread = {}
+    for width, std in ((64, 0.01), (8, 0.01 * 8**0.5), (8, 0.01)):
+        trio = adautomix.trio_of(replace(TINY, width=width, generator_std=std), 3, 10, 0)
+        features = trio.teacher(torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))).features_Bchw
+        query, key, value = (
+            F.conv2d(features, part.weight, part.bias).flatten(2)
+            for part in (trio.generator.query, trio.generator.key, trio.generator.value)
+        )
+        attention = query.relu().mT @ key.relu().roll(1, 0) / query.shape[1] ** 0.5
+        spread[width, std] = (float(attention.std(-1).mean()), float(value.std()))
+    wide, scaled, narrow = spread.values()
+    assert scaled == pytest.approx(wide, rel=0.5)
+    assert narrow[0] < 0.3 * wide[0]
