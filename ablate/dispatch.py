@@ -61,7 +61,9 @@ class Dispatch:
         self.busy: list[str] = []
         """Trials that another sweep's workers hold."""
         self.pace = Pace()
-        self.ended = self.handed = 0
+        self.over: set[str] = set()
+        """Trials that ended here."""
+        self.handed = 0
         self.slots = 1
         self.log: Log
 
@@ -192,7 +194,7 @@ class Dispatch:
             self.log.sync()
             settled, self.settled = self.settled, []
             for record in settled:
-                self.ended += 1
+                self.over.add(record.trial)
                 hopeless = self.scheduler.tell(record)
                 self.watch(Event("ended", record.trial, record.attempts, record=record))
                 for ident in hopeless:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +113,7 @@ def run(
         Refused: the options cannot be met; nothing was written.
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
-    plan = _grown(plan, options.home)
+    asked, plan = plan, _grown(plan, options)
     with _stoppable():
         try:
             if not _wanted(plan, options):
@@ -127,19 +127,38 @@ def run(
                 check()
                 _check_sinks(options)
                 with _held(plan, options):
-                    wanted = _wanted(plan, options)  # another driver may have trained some by now
-                    return _drive(plan, options, wanted, watch, executor) if wanted else _nothing_to_do(plan, options)
+                    plan = _grown(plan, options)  # another driver may have trained some by now
+                    wanted = _wanted(plan, options)
+                    if not wanted:
+                        return _nothing_to_do(plan, options)
+                    if plan is not asked:
+                        watch(Event("grown", plan=plan))
+                    return _drive(plan, options, wanted, watch, executor)
         except KeyboardInterrupt:
             return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
 
 
-def _grown(plan: Plan, home: Home) -> Plan:
-    """With what the results so far call for, where the study is one of tuning."""
+def _grown(plan: Plan, options: Options, over: Collection[str] = ()) -> Plan:
+    """With what the results so far call for, where the study is one of tuning. `over`: trials that ended in this call.
+
+    What will be tried again calls for nothing yet: its next end may be another, and the search would have gone astray.
+    """
     if plan.study.tuning is None:
         return plan
     from ablate import tuning
 
-    return tuning.grown(plan, {ident: entry.record for ident, entry in ledger(home).items() if entry.record})
+    digests: dict[str, Mapping[str, str]] = {}
+    methods = {trial.method for trial in plan.trials}
+
+    def stands(record: Record) -> bool:
+        if record.trial in over:
+            return True
+        if record.state == "failed" and (options.retry_failed or record.reason in RETRYABLE):
+            return False
+        return not (options.fresh and record.method in methods and _stale(record, plan, digests))
+
+    records = [entry.record for entry in ledger(options.home).values() if entry.record is not None]
+    return tuning.grown(plan, {record.trial: record for record in records if stands(record)})
 
 
 def _wanted(plan: Plan, options: Options) -> tuple[str, ...]:
@@ -168,11 +187,11 @@ def _drive(
     from ablate.dispatch import Dispatch
 
     def grow(plan: Plan) -> tuple[Plan, tuple[str, ...]] | None:
-        larger = _grown(plan, options.home)
+        larger = _grown(plan, options, desk.over)
         if larger is plan:
             return None
         log.append("sweep", **_launch(larger, options))
-        return larger, _wanted(larger, options)
+        return larger, tuple(ident for ident in _wanted(larger, options) if ident not in desk.over)
 
     desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options), grow=grow)
     try:
@@ -184,7 +203,7 @@ def _drive(
         log.append("sweep", **_launch(plan, options))
         desk.open(log, slots)
         stopped, follower = _listen(desk, executor, plan, options)
-        result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=desk.ended)
+        result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=len(desk.over))
         log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
     finally:
         log.close()

@@ -17,17 +17,22 @@ def reset(device: str) -> bool:
         return True
     try:
         _CLEAR.write_text(_CLEAR_PEAK)
+        return any(map(_tells, _STATUS.read_text().splitlines()))
     except OSError:
         return False
-    return True
 
 
 def peak(device: str) -> int:
     """Bytes, the most since `reset`."""
     if _on_cuda(device):
         return int(sys.modules["torch"].cuda.max_memory_allocated(device))
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    line = next(filter(_tells, _STATUS.read_text().splitlines()))
     return int(line.split()[1]) * 1024
+
+
+def _tells(line: str) -> bool:
+    """Whether it is the line with the peak, which sandboxes leave out."""
+    return line.startswith("VmHWM:")
 
 
 def _on_cuda(device: str) -> bool:

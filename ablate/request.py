@@ -55,16 +55,31 @@ def study_of(reference: str) -> Study:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan as the options form it: scale, data set, settings, then arms and blocks."""
+    study, scale = formed(args)
+    if args.arms and study.tuning is not None:
+        raise UsageError(
+            f"{study.name} is a search: which arms it has follows from results, so --arms has nothing to choose from. "
+            f"Leave it out; `report` and `resume` take the arms that were tried."
+        )
+    check_blocks(study, scale, args.blocks)
+    return plan(study, scale.name, arms=args.arms, blocks=args.blocks)
+
+
+def formed(args: argparse.Namespace) -> tuple[Study, Scale]:
+    """The study and the scale as the options form them, with all arms and blocks."""
     study = study_of(args.study)
     original = study.scale(args.scale or DEFAULT_SCALE)
     scale = on_dataset(original, args.dataset) if args.dataset else original
     if args.set:
         study = typed(study)
         scale = with_settings(study, scale, args.set)
-    if scale is not original:
-        study = replace(study, scales=(*study.scales, scale))
-    check_blocks(study, scale, args.blocks)
-    return plan(study, scale.name, arms=args.arms, blocks=args.blocks)
+    if scale is original:
+        return study, scale
+    tuning = study.tuning
+    if tuning is not None:
+        counts = tuning.configurations
+        tuning = replace(tuning, configurations={**counts, scale.name: counts[original.name]})
+    return replace(study, scales=(*study.scales, scale), tuning=tuning), scale
 
 
 def launched_plan(args: argparse.Namespace, home: Home) -> Plan | None:
@@ -73,7 +88,8 @@ def launched_plan(args: argparse.Namespace, home: Home) -> Plan | None:
     Without options that name one sweep of the study, the latest launched of all of them counts.
     """
     if forms_own_sweep(args):
-        line = launched(home, plan_of(args).sweep)
+        study, scale = formed(args)
+        line = launched(home, plan(study, scale.name).sweep)
     else:
         lines = [launched(home, sweep) for sweep in sweeps_of(home, args.study)]
         line = max((line for line in lines if line), key=lambda line: line["time"], default=None)

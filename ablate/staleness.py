@@ -44,8 +44,11 @@ def superseded(launched: Plan) -> dict[str, list[str]]:
         return {}
     trials = {trial.id: trial for trial in (*launched.trials, *now.trials)}
     today = {(cell.arm, cell.block.name): cell.trial for cell in now.cells}
+    declared = {arm.name for arm in now.study.arms}
     found = {}
     for cell in launched.cells:
+        if launched.study.tuning is not None and cell.arm not in declared:
+            continue  # a search's own: it declares its first arm only
         other = today.get((cell.arm, cell.block.name), GONE)
         if other is GONE:
             found[cell.trial] = ["the study has no such arm and block now"]

@@ -45,6 +45,18 @@ def grown(plan: Plan, records: Mapping[str, Record]) -> Plan:
     return plan
 
 
+def to_follow(plan: Plan) -> int:
+    """How many configurations of a search are not in its plan yet."""
+    if plan.study.tuning is None:
+        return 0
+    return max(0, plan.study.tuning.configurations[plan.scale.name] - len(_configurations(plan)))
+
+
+def _configurations(plan: Plan) -> set[str]:
+    """Names of the configurations, trained in short, in full or both."""
+    return {arm.name.removesuffix(SHORT) for arm in plan.study.arms}
+
+
 def _next(plan: Plan, tuning: Tuning, records: Mapping[str, Record]) -> Iterator[Arm]:
     """The arms to come after all that are there."""
     from ablate import schedule
@@ -59,16 +71,15 @@ def _next(plan: Plan, tuning: Tuning, records: Mapping[str, Record]) -> Iterator
         for one in missing:
             yield _arm(plan, one.arm.name.removesuffix(SHORT), _values(tuning, one.arm))
         return
-    numbers = {arm.name.removesuffix(SHORT) for arm in plan.study.arms}
-    count = min(tuning.round, tuning.configurations[plan.scale.name] - len(numbers))
-    if count <= 0:
+    count = min(tuning.round, to_follow(plan))
+    if not count:
         return
     told = [
         (_values(tuning, one.arm), None if one.curves is None else [curve[-1] for curve in one.curves])
         for one in _longest(tried)
     ]
     suggested = schedule.suggest(tuning, directions(plan, tuning), told, count)
-    for number, values in enumerate(suggested, start=len(numbers)):
+    for number, values in enumerate(suggested, start=len(_configurations(plan))):
         arm = _arm(plan, f"t{number:02d}", values)
         yield arm if tuning.pruner == "none" else _for_short(plan, tuning, arm)
 

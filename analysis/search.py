@@ -40,7 +40,10 @@ def candidates(findings: Findings, study: Study) -> tuple[Candidate, ...]:
     reached = {metric: _means(findings, study, metric) for metric in study.tuning.objectives}
     there = {arm.name for arm in study.arms}
     found = []
-    for arm in sorted(study.arms, key=lambda arm: (arm.name != study.baseline, arm.name)):
+    order = {
+        name: place for place, name in enumerate(dict.fromkeys(arm.name.removesuffix(SHORT) for arm in study.arms))
+    }
+    for arm in sorted(study.arms, key=lambda arm: order[arm.name.removesuffix(SHORT)]):
         name = arm.name.removesuffix(SHORT)
         if arm.name != name and name in there:
             continue

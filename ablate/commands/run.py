@@ -4,11 +4,11 @@ import argparse
 import shlex
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablate import options, preflight, request, terminal
 from ablate.home import Home
-from ablate.log import ledger
+from ablate.log import launched, ledger
 from ablate.plan import Plan
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 HELD = 3
 INTERRUPTED = 130
+HOW = ("home", "data", "workers", "address", "cpus_per_trial", "gpus_per_trial", "mlflow", "optuna")
+FLAGS = ("local", "fresh", "retry_failed", "quiet")
+"""Options that say how to run, with a value and without; whoever goes on wants them again."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +111,7 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
     if result.interrupted:
         terminal.warn(
             f"{result.message or 'Interrupted.'} {len(result.done)} of {len(plan.trials)} trials are done and kept.\n"
-            f"To go on:  {resume_command(args)}"
+            f"To go on:  {going_on(args, launched=launched(home, plan.sweep) is not None)}"
         )
         return INTERRUPTED
     found = answer.write(plan, home, command=typed_command())
@@ -136,10 +139,12 @@ def _late(result: "Result") -> str:
     return f"{terminal.count(delivered.pending, 'trial')} undelivered ({delivered.error or 'it took too long'})"
 
 
-def resume_command(args: argparse.Namespace) -> str:
-    """What to type to go on."""
-    words = ["python -m ablate resume", shlex.quote(args.study)]
-    words += [f"--home {shlex.quote(args.home)}"] if args.home else []
-    words += [f"--data {shlex.quote(args.data)}"] if args.data else []
-    words += ["--local"] if args.local else []
-    return " ".join(words)
+def going_on(args: argparse.Namespace, *, launched: bool) -> str:
+    """What to type to go on: as before where nothing was launched yet, as launched after that."""
+    given: list[tuple[str, Any]] = [("--scale", args.scale), ("--dataset", args.dataset)]
+    given += [("--arms", ",".join(args.arms or ())), ("--blocks", args.blocks), *(("--set", text) for text in args.set)]
+    given = [] if launched else given
+    given += [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in HOW]
+    words = [word for option, value in given if value is not None and value != "" for word in (option, str(value))]
+    flags = [f"--{name.replace('_', '-')}" for name in FLAGS if getattr(args, name)]
+    return shlex.join(["python", "-m", "ablate", "resume" if launched else "run", args.study, *words, *flags])

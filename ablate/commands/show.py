@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ablate import options, request, staleness, terminal
+from ablate import options, request, staleness, terminal, tuning
 from ablate.log import Entry, ledger
 from ablate.plan import Plan
 from ablate.progress import Progress, expected_seconds, progress
@@ -28,8 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     home = request.home_of(args)
-    plan = request.plan_of(args)
     entries = ledger(home)
+    plan = tuning.grown(request.plan_of(args), {ident: end for ident in entries if (end := entries[ident].record)})
     stale = staleness.stale(plan, entries)
     if args.json:
         terminal.write_json(as_plain(plan, entries, stale))
@@ -49,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
         out.print(terminal.heading("Declared contrasts"))
         out.print(_contrasts(plan))
     out.print()
-    out.print(terminal.heading("What this design can and cannot find"))
-    design = design_of(plan)
-    out.print(terminal.bullets(_limits(design)))
-    out.print(_power(plan, design))
-    out.print()
+    if study.tuning is None:
+        out.print(terminal.heading("What this design can and cannot find"))
+        design = design_of(plan)
+        out.print(terminal.bullets(_limits(design)))
+        out.print(_power(plan, design))
+        out.print()
     out.print(terminal.facts([("Cost", cost_text(plan, entries)), ("Home", str(home.root))]))
     out.print()
     out.print(f"To run it:  {command(args, 'run')}", soft_wrap=True)
@@ -91,19 +92,19 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _search(tuning: Tuning, scale: str) -> str:
+def _search(search: Tuning, scale: str) -> str:
     """How a tuning study looks for what it tries."""
     ranges = ", ".join(
         f"{parameter.name} in [{parameter.low:g}, {parameter.high:g}]{' (log)' if parameter.log else ''}"
-        for parameter in tuning.parameters
+        for parameter in search.parameters
     )
     pruned = (
-        "" if tuning.pruner == "none" else f", pruned by the {tuning.pruner} after {tuning.short:.0%} of the epochs"
+        "" if search.pruner == "none" else f", pruned by the {search.pruner} after {search.short:.0%} of the epochs"
     )
     return (
-        f"{tuning.configurations[scale]} configurations, the baseline first, then {tuning.round} at a time by "
-        f"{tuning.sampler}{pruned}; for {' and '.join(tuning.objectives)}. {ranges}. Planned is the baseline; the "
-        f"rest follows from results."
+        f"{search.configurations[scale]} configurations, the baseline first, then {search.round} at a time by "
+        f"{search.sampler}{pruned}; for {' and '.join(search.objectives)}. {ranges}. Shown is what the "
+        f"results so far call for; the rest follows from results."
     )
 
 
@@ -247,15 +248,16 @@ def cost_text(plan: Plan, entries: Mapping[str, Entry]) -> str:
     """The cost in words."""
     from analysis.display import seconds
 
-    found = cost(plan, entries)
+    found, follow = cost(plan, entries), tuning.to_follow(plan)
+    more = f"; then up to {terminal.count(follow, 'more configuration')}, as results call for" if follow else ""
     if not found["trials"]:
-        return "nothing left to train: `run` shows the answer at once"
+        return f"nothing left to train: `run` shows the answer at once{more}"
     if found["seconds"] is None:
-        return f"{terminal.count(found['trials'], 'trial')} to train, of unknown length until the first is done"
+        return f"{terminal.count(found['trials'], 'trial')} to train, of unknown length until the first is done{more}"
     each = found["seconds"] / found["trials"]
     return (
         f"{terminal.count(found['trials'], 'trial')} to train, about {seconds(each)} each by {found['from']}: "
-        f"about {seconds(found['wall_seconds'])}, {found['at_a_time']} at a time"
+        f"about {seconds(found['wall_seconds'])}, {found['at_a_time']} at a time{more}"
     )
 
 

@@ -124,7 +124,7 @@ def test_the_same_end_again_is_not_logged_again(desk):
     desk.entries[trial.id] = dataclasses.replace(desk._entry(trial.id), record=done(trial))
     desk.hear([done(trial)])
     assert lines(desk, "ended") == []
-    assert desk.ended == 1
+    assert len(desk.over) == 1
 
 
 @pytest.mark.parametrize(

@@ -26,3 +26,9 @@ def test_the_peak_rises_by_what_was_held_and_starts_anew():
 def test_a_system_that_does_not_let_it_start_anew_is_not_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "absent" / "clear_refs")
     assert not memory.reset("cpu")
+
+
+def test_a_system_that_does_not_tell_its_peak_is_not_measured(monkeypatch, tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t1 kB\n")
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "status")
+    assert not memory.reset("cpu")

@@ -6,13 +6,14 @@ import optuna
 import pandas as pd
 import pytest
 
-from ablate import records, schedule, tuning
+from ablate import records, schedule, staleness, tuning
 from ablate.driver import Options, run
 from ablate.home import Home
-from ablate.log import ledger, read
+from ablate.log import Log, ledger, read
 from ablate.plan import plan
 from analysis.frame import VOLATILE
-from search_spaces.study import Contrast, Parameter, Study, StudyError
+from search_spaces import catalogue
+from search_spaces.study import Contrast, Parameter, Study, StudyError, config_fields
 from tests.ablate import walks
 from trainables.protocol import Needed
 
@@ -244,3 +245,45 @@ def test_a_search_that_would_shorten_what_it_starts_from_is_refused():
     scale = Parameter(name="scale", low=0.5, high=2.0)
     with pytest.raises(StudyError, match="must have that field"):
         replace(study, arms=(arm,), tuning=replace(study.tuning, parameters=(scale,)))
+
+
+def test_a_trial_that_will_be_tried_again_leads_the_search_nowhere_else(done, tmp_path):
+    _, whole = done
+    other, ends = Home(tmp_path), 0
+
+    def stop(event):
+        nonlocal ends
+        ends += event.kind == "ended"
+        if ends == 10:  # the baseline and the first round of short runs
+            raise KeyboardInterrupt
+
+    first = run(WHOLE, local(other), stop).plan
+    lost = next(cell.trial for cell in first.cells if cell.arm == "t02-short")
+    log = Log(other.log(WHOLE.sweep))
+    record = replace(ledger(other)[lost].record, state="failed", reason="lost", epochs=())
+    log.append("ended", trial=lost, record=record)
+    log.close()
+    assert [arm.config for arm in trained(other).study.arms] == [arm.config for arm in whole.study.arms]
+
+
+@pytest.mark.parametrize("more", [{}, {"retry_failed": True}])
+def test_what_fails_is_tried_once_a_run_however_often_the_search_grows(tmp_path, more):
+    study = walks.tuned(5, pruner="none", round=2)
+    failing = replace(study, arms=(replace(study.arms[0], config=replace(study.arms[0].config, fail="memory")),))
+    for _ in range(2):
+        begun = []
+        result = run(
+            plan(failing, "smoke"),
+            local(Home(tmp_path), retries=0, **more),
+            lambda event, begun=begun: begun.append(event.trial) if event.kind == "started" else None,
+        )
+        assert len(result.failed) == result.trained == len(begun) == len(set(begun)) == 10
+
+
+def test_what_a_search_tried_beyond_its_study_is_not_superseded():
+    study = catalogue.load("greg_tune")
+    first = study.arms[0]
+    grown = replace(
+        study, arms=(first, replace(first, name="t01", config={**config_fields(first.config), "lam_score": 0.5}))
+    )
+    assert staleness.superseded(plan(grown, "smoke")) == {}

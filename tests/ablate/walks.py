@@ -150,3 +150,6 @@ def tuned(count: int, **more: Any) -> Study:
             **more,
         ),
     )
+
+
+search = replace(tuned(4, round=2), name="search")
