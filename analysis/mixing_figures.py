@@ -1,6 +1,6 @@
 """Drawings of mixes: images mixed together, and the masks by which a generator mixed them, by epoch.
 
-Paper: figures 1 and 11 to 14 of AdAutoMix have the like.
+Paper: figures 1 and 12 to 14 of AdAutoMix have the like.
 
 The arrays that runs leave, made by `trainables.mix_exhibits`:
 

@@ -372,7 +372,7 @@ class Step:
     first: float
     """The first of the student's ratios, on the host."""
     adversarial: bool
-    """Of the official objective: whether this is an odd one out."""
+    """Of the official objective: whether this step is."""
     random: np.random.Generator
     """On the host, for what else a mix by hand draws."""
 

@@ -1,6 +1,6 @@
 """What a mix shows: some mixed images and the masks that they are mixed by, at a few epochs of a run.
 
-Sources: none; there is no paper here, but for figures 1 and 11 to 14 of AdAutoMix that have the like. Deviations: none
+Sources: none; there is no paper here, but for figures 1 and 12 to 14 of AdAutoMix that have the like. Deviations: none
 known.
 
 The arrays, which `analysis.mixing_figures` draws; every set of N training images is mixed with the same ratios, the
