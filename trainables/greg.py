@@ -453,7 +453,8 @@ def sampled(config: Config, network: classifiers.Classifier, x_BCHW: Tensor, gen
         openset.evaluation_mode(network),
         torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
-        features_BD = network.features(x_BCHW)
+        few = detection.rows_at_once(x_BCHW.device.type)
+        features_BD = torch.cat([network.features(part_BCHW) for part_BCHW in x_BCHW.split(few)])
         logits_BK = network.linear(features_BD).float()
     weights_B = logits_BK.softmax(1)[:, -1] if config.base == "dos" else energy(logits_BK)
     if config.sampling == "greedy":
@@ -509,7 +510,8 @@ def mine(
 
 
 def _features(network: classifiers.Classifier, data: Data, pixels_NHWC: Tensor) -> Tensor:
-    parts = (augment.normalise(augment.to_float(part), data.mean, data.std) for part in pixels_NHWC.split(500))
+    few = detection.rows_at_once(pixels_NHWC.device.type)
+    parts = (augment.normalise(augment.to_float(part), data.mean, data.std) for part in pixels_NHWC.split(few))
     return torch.cat([network.features(part).float() for part in parts])
 
 

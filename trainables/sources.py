@@ -171,6 +171,11 @@ def _download(name: str, folder: Path, given: Path | None) -> None:
 
 def _wanted(name: str) -> str:
     folder = SOURCES[name].folders[0]
+    if not any(SOURCES[name].parts.values()):
+        return (
+            f"Give a folder by --data DIR or ABLATE_DATA that holds DIR/{folder}/ with its images: pictures, .npy "
+            "arrays (N, H, W, 3) of uint8, or .parquet files with an image column."
+        )
     parts = ", ".join(f"{starts[0]}-*.parquet" for starts in SOURCES[name].parts.values())
     return (
         f"Give a folder by --data DIR or ABLATE_DATA that holds DIR/{folder}/ with {parts} (image and label columns, "

@@ -39,6 +39,45 @@ def test_resnet50_has_torchvisions_parameters():
     assert sorted(tuple(w.shape) for w in ours.parameters()) == sorted(tuple(w.shape) for w in theirs.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "count"),
+    [
+        ("wrn40_2", 10, 2_243_546),  # hendrycks/outlier-exposure
+        ("densenet_bc_100_12", 10, 769_162),  # "0.8M" in the paper's table
+        ("resnet18", 10, 11_173_962),  # kuangliu/pytorch-cifar
+    ],
+)
+def test_networks_of_out_of_distribution_detection_have_their_known_sizes(name, classes, count):
+    with torch.device("meta"):
+        network = classifiers.CLASSIFIERS[name][0](64, 3, classes)
+    assert sum(weight.numel() for weight in network.parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("resnet18_imagenet", "resnet18"), ("densenet121", "densenet121")])
+def test_a_network_with_torchvisions_weights_gives_torchvisions_logits(name, theirs):
+    """Parameters lie in one order in both; shortcuts, which come last in torchvision's blocks, here too."""
+    import torchvision.models
+
+    torch.manual_seed(0)
+    reference = getattr(torchvision.models, theirs)(num_classes=7).eval()
+    ours = classifiers.classifier(name, 64, 3, 7, torch.Generator().manual_seed(1)).eval()
+    pairs = list(zip(ours.state_dict().values(), reference.state_dict().values(), strict=True))
+    assert all(one.shape == other.shape for one, other in pairs)
+    with torch.no_grad():
+        for one, other in pairs:
+            one.copy_(other)
+        x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(ours(x), reference(x), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_are_the_linear_layer_of_the_features():
+    network = small("densenet_bc_22_12").eval()
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    features = network.features(x)
+    assert features.shape == (2, network.linear.in_features)
+    torch.testing.assert_close(network.linear(features), network(x), rtol=0, atol=0)
+
+
 @every_network
 def test_a_seed_gives_one_network_and_reads_no_global_generator(name):
     torch.manual_seed(0)
