@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ablate import terminal
 from ablate.home import Home
+from ablate.log import read
 from ablate.plan import Plan
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Answer:
     """The report's page."""
 
 
-def write(plan: Plan, home: Home, command: str) -> Answer:
+def write(plan: Plan, home: Home) -> Answer:
     """Writes the frame and the report of the plan from the logs of the home. Trains nothing, needs no framework."""
     from ablate import exhibits, provenance, records
     from analysis import contrasts, report
@@ -37,12 +38,20 @@ def write(plan: Plan, home: Home, command: str) -> Answer:
         frame,
         plan.study,
         home.report(plan.sweep),
-        command=command,
+        command=_command(plan, home),
         provenance=provenance.collect(),
         findings=findings,
         exhibits=exhibits.gather(home, plan, frame) if plan.study.figures else None,
     )
     return Answer(plan, frame, findings, page)
+
+
+def _command(plan: Plan, home: Home) -> str:
+    """What started the sweep, as it was typed; where only `resume` or a program did, what would start it again."""
+    path = home.log(plan.sweep)
+    typed = [line.get("command", "") for _, line in read(path) if line["kind"] == "sweep"] if path.exists() else []
+    runs = [command for command in typed if command.startswith("python -m ablate run ")]
+    return runs[-1] if runs else f"python -m ablate run {plan.study.name} --scale {plan.scale.name}"
 
 
 def show(answer: Answer) -> None:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.all or args.study is None:
         return every(args, home)
     plan = plan_to_report(args, home)
-    found = answer.write(plan, home, command=f"python -m ablate run {args.study}")
+    found = answer.write(plan, home)
     if args.json:
         terminal.write_json(as_plain(found))
     else:
@@ -56,9 +56,7 @@ def every(args: argparse.Namespace, home: Home) -> int:
             continue
         try:
             plan = request.plan_from_line(line)
-            found = answer.write(
-                plan, home, command=f"python -m ablate run {plan.study.name} --scale {plan.scale.name}"
-            )
+            found = answer.write(plan, home)
         except (StudyError, ValueError) as error:
             broken.append(index_page.Broken(sweep, str(error)))
             continue

@@ -114,7 +114,7 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
             f"To go on:  {going_on(args, launched=launched(home, plan.sweep) is not None)}"
         )
         return INTERRUPTED
-    found = answer.write(plan, home, command=typed_command())
+    found = answer.write(plan, home)
     if result.trained and not args.quiet:
         terminal.console().print()
     answer.show(found)

@@ -219,3 +219,18 @@ def test_reproduce_trains_a_recorded_trial_again_and_compares_each_number(shell:
     assert not other["same"]
     assert [(item["epoch"], item["metric"], item["now"]) for item in other["differences"]] == [(1, "loss", 1.0)]
     assert not list((shell.home / "scratch").iterdir())
+
+
+def test_a_report_names_the_command_that_ran_it_whoever_writes_it(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["ablate", "run", f"{TOY}:toy", "--set", "epochs=5"]
+    monkeypatch.setattr("sys.argv", typed)
+    shell.trains("toy", "--set", "epochs=5")
+    monkeypatch.setattr("sys.argv", ["ablate", "resume", f"{TOY}:toy"])
+    assert shell("resume", f"{TOY}:toy", "--local", *OFF).code == 0
+    page = shell.home / "reports" / "toy@laptop+epochs=5" / "report.html"
+    assert "python -m ablate " + " ".join(typed[1:]) in page.read_text()
+    page.unlink()
+    assert shell("report", f"{TOY}:toy").code == 0
+    assert "python -m ablate " + " ".join(typed[1:]) in page.read_text()
