@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ LATER_S = 0.2
 START_S = 900.0
 """Ray starts within about 3 s; on a machine whose cores others hold it was seen to take minutes."""
 STOP_S = 5.0
+ANSWER_S = 10.0
 RESTARTS = 3
 """How often Ray is started again without a trial having ended in between."""
 LONGEST_SESSION = 40
@@ -123,6 +125,8 @@ class Cluster:
         self.failures = 0
 
     def __enter__(self) -> "Cluster":
+        if self.address is not None:
+            _require_somebody_at(self.address)
         self.child = self._start()
         return self
 
@@ -183,6 +187,26 @@ class Cluster:
                 f"Nothing that finished is lost: `resume` continues from the last checkpoints."
             )
         self.child = self._start()
+
+
+def _require_somebody_at(address: str) -> None:
+    """Finds in an instant what Ray would try for minutes.
+
+    Raises:
+        Refused: not of an address's form, or nobody listens there.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    allowed = (
+        "Allowed are auto, host:port of a cluster's head, or no --address and no RAY_ADDRESS for this machine alone."
+    )
+    if not (host and port.isdigit() and int(port) < 2**16):
+        raise Refused(f"{address!r} is no address of a Ray cluster. {allowed}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise Refused(f"nobody answers as a Ray cluster at {address}: {error}. {allowed}") from error
 
 
 class _Died(RuntimeError):

@@ -114,6 +114,15 @@ def test_a_store_that_cannot_be_reached_is_found_before_any_training(
     assert not [name for name in files(shell.home) if name.endswith(".jsonl")]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "head:port", "ray://nowhere.invalid:10001"])
+def test_a_cluster_that_is_not_there_is_said_at_once(shell: Shell, address: str) -> None:
+    refused = shell("run", f"{TOY}:toy", "--address", address, *OFF)
+    assert refused.code == 2
+    assert address in refused.err
+    assert "host:port" in refused.err
+    assert not files(shell.home)
+
+
 def test_more_gpus_than_there_are(shell: Shell) -> None:
     refused(shell("run", STUDY, "--local", *OFF, "--gpus-per-trial", "64"), "64 GPUs", "--gpus-per-trial")
     assert not [name for name in files(shell.home) if name.startswith("trials")]
