@@ -98,6 +98,7 @@ def main() -> int:
         "epochs": chosen.rounds + 3,
         "learning_rate": 1e-4,
         "evaluate_every": 0,
+        "gradient_rows": 0,
         "precision": chosen.precision,
         "channels_last": chosen.channels_last,
     }

@@ -147,7 +147,7 @@ class Config:
     evaluate_every: int = 1
     """Epochs between evaluations; 0: after the last only."""
     gradient_rows: int = 256
-    """Images of each group whose gradients are measured."""
+    """Images of each group whose gradients are measured after every epoch; 0: none."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -156,7 +156,7 @@ class Config:
 
 
 def _check_training(config: Config) -> None:
-    for field in ("width", "epochs", "gradient_rows"):
+    for field in ("width", "epochs"):
         require(getattr(config, field) >= 1, config, field, "at least 1")
     require(config.batch >= 2, config, "batch", "at least 2: batch norm needs more than one image")
     for field in ("learning_rate", "prior", "noise"):
@@ -166,7 +166,7 @@ def _check_training(config: Config) -> None:
     require(0 < config.momentum < 1, config, "momentum", "above 0 and below 1")
     rising = all(first < second for first, second in zip(config.milestones, config.milestones[1:], strict=False))
     require(rising and min(config.milestones, default=0) >= 0, config, "milestones", "rising epochs, from 0")
-    for field in ("padding", "evaluate_every"):
+    for field in ("padding", "evaluate_every", "gradient_rows"):
         require(getattr(config, field) >= 0, config, field, "at least 0")
 
 
@@ -579,6 +579,8 @@ def train(
             totals.add(terms)
         metrics = totals.means(network, epoch + 1) | ({"lam_gradient": float(lam)} if config.dual else {})
         last = epoch + 1 == config.epochs
+        if config.gradient_rows:
+            metrics |= steepness(config, network, data, device)
         if last or (config.evaluate_every and (epoch + 1) % config.evaluate_every == 0):
             metrics |= evaluate(config, network, data, device)
         kept = mined if mined is not None else labels_N[:0]
@@ -630,30 +632,39 @@ def _learning_rate(config: Config, epoch: int, s: int, steps: int) -> float:
 
 
 def evaluate(config: Config, network: classifiers.Classifier, data: Data, device: str) -> dict[str, float]:
-    """Accuracy on known test images, every measure of detection, and how steep the energy is around images.
+    """Accuracy on known test images, and every measure of detection.
 
     Raises:
-        Diverged: a score or gradient is not finite.
+        Diverged: a score is not finite.
     """
-    classes = len(data.classes)
     with openset.evaluation_mode(network), loop.repeatable(device):
         logits = {
             name: torch.cat([_logits(config, network, x_BCHW) for x_BCHW in detection.batches(images, data, device)])
             for name, images in detection.evaluated(data).items()
         }
-        scores = detection.arrays({name: known_score(config, logits_NK) for name, logits_NK in logits.items()})
-        truth_N = torch.from_numpy(np.array(data.test.labels, dtype=np.int64)).to(device)
-        correct_N = logits["test"][:, :classes].argmax(1) == truth_N
-        groups: dict[str, list[Images]] = {"id": [data.test], "auxiliary": [], "ood": []}
-        for name, images in data.others.items():
-            groups["auxiliary" if outside.role(name) == "auxiliary" else "ood"].append(images)
-        steepness = detection.mean_gradient_norms(
+    scores = detection.arrays({name: known_score(config, logits_NK) for name, logits_NK in logits.items()})
+    truth_N = torch.from_numpy(np.array(data.test.labels, dtype=np.int64)).to(device)
+    correct_N = logits["test"][:, : len(data.classes)].argmax(1) == truth_N
+    return {"accuracy": float(correct_N.double().mean())} | detection.measure(scores)
+
+
+def steepness(config: Config, network: classifiers.Classifier, data: Data, device: str) -> dict[str, float]:
+    """Mean slopes of the energy around known, auxiliary and out-of-distribution images, in eval mode.
+
+    Raises:
+        Diverged: one is not finite.
+    """
+    groups: dict[str, list[Images]] = {"id": [data.test], "auxiliary": [], "ood": []}
+    for name, images in data.others.items():
+        groups["auxiliary" if outside.role(name) == "auxiliary" else "ood"].append(images)
+    groups = {name: sets for name, sets in groups.items() if sets}
+    with openset.evaluation_mode(network), loop.repeatable(device):
+        found = detection.mean_gradient_norms(
             lambda x_BCHW: energy(logits_of(config, network, x_BCHW)), groups, data, device, config.gradient_rows
         )
-    found = {"accuracy": float(correct_N.double().mean())} | detection.measure(scores) | steepness
-    wrong = [name for name, value in found.items() if not np.isfinite(value)]
-    if wrong:
-        raise Diverged(f"the {wrong[0]} is {found[wrong[0]]}; a lower learning rate may help.")
+    for name, value in found.items():
+        if not np.isfinite(value):
+            raise Diverged(f"the {name} is {value}; a lower learning rate may help.")
     return found
 
 

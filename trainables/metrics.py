@@ -40,6 +40,8 @@ ACCURACIES = (
     *("accuracy_student_one", "accuracy_student_mix"),
 )
 """Of a closed set: of one network, or of a student and its teacher, with a one-hot and a mix head."""
+CALIBRATION = ("nll", "ece_10", "ece_15", "ece_adaptive_15", "ece_sorted_10", "brier")
+"""Of probabilities; '<name>_scaled' after a temperature."""
 DIRECTION: Mapping[str, bool] = MappingProxyType(
     {
         **DETECTION,
@@ -51,7 +53,9 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         **{f"{name}{rule}": True for name in ACCURACIES for rule in ("", "_best", "_median10")},
         **{f"accuracy_{name}_{severity}": True for name in (*CORRUPTIONS, *EXTRA) for severity in SEVERITIES},
         **{f"drop_{name}": False for name in (*SEVERITIES, *CORRUPTIONS)},
+        **{f"accuracy_occluded_{percent}": True for percent in range(0, 100, 10)},
         "accuracy_corrupted": True,
+        "accuracy_occluded": True,
         "auroc_negative": True,
         "ccr_1": True,
         "ccr_1e-1": True,
@@ -68,8 +72,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "confidence_negative": True,
         "detection_accuracy": True,
         "drop": False,
-        "ece_10": False,
-        "ece_15": False,
+        **{f"{name}{scaled}": False for name in CALIBRATION for scaled in ("", "_scaled")},
         "energy_auxiliary": True,
         "energy_id": False,
         "fgsm_error": False,
@@ -100,7 +103,6 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "loss_simclr": False,
         "loss_supcon": False,
         "loss_teacher": False,
-        "nll": False,
         "norm_known": True,
         "norm_known_std": False,
         "norm_negative": False,
@@ -110,12 +112,15 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "norm_unknown_std": False,
         "norm_unknown_tail": False,
         "peak_memory_bytes": False,
+        "pgd_l2_error": False,
+        "pgd_linf_error": False,
         "radius_certified": True,
         "radius_estimated": True,
         "radius_searched": True,
         "reward": True,
         "saturated": False,
         "similarity": True,
+        "temperature": False,
         "theta_known": False,
         "theta_known_skew": False,
         "theta_known_std": False,

@@ -253,6 +253,7 @@ def test_training_tells_auxiliary_images_from_known_ones_and_what_resembles_them
     assert epochs[-1]["energy_id"] < epochs[-1]["energy_auxiliary"] - 3
     assert epochs[-1]["auroc_far_noise"] > 0.95
     assert "auroc" not in epochs[0]
+    assert all(epoch["grad_norm_ood"] > 0 for epoch in epochs)
 
 
 def test_the_gradient_term_makes_the_energy_flatter():
@@ -333,6 +334,8 @@ def test_a_start_that_is_missing_or_of_another_network_is_refused():
         ({"lam_gradient": 0.0, "dual": True}, "dual must be false"),
         ({"base": "dos", "lam_gradient": 0.0, "start": Needed("pretraining", pretraining.Config())}, "start must be"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"gradient_rows": -1}, "gradient_rows must be at least 0"),
+        ({"sampling": "one_way", "clusters": 0}, "clusters must be none, or at least 1"),
     ],
 )
 def test_configs_that_contradict_themselves_are_refused(fields, message):
