@@ -27,6 +27,8 @@ Scores = Callable[[Tensor], Tensor]
 
 WITHOUT_NETWORK = frozenset({"knn_osr", "margin_scores", "ood_radius", "ood_scores", "stress"})
 """Methods of the catalogue that only read what others trained."""
+ENCODERS = frozenset({"gradmix"})
+"""Methods of the catalogue that train an encoder, which has no logits."""
 BATCH = 500
 """Images at a time. What is random depends on it, so it is no choice."""
 
@@ -142,13 +144,12 @@ def accuracy(scores: Scores, images: Images, device: str, change: Callable[[Tens
         scores: of the classes.
         images: in order, `BATCH` at a time.
         device: where the network is.
-        change: what is done to the pixels before, uint8 (B, H, W, C) -> the same; none: nothing.
+        change: uint8 (B, H, W, C) -> images in [0, 1] (B, C, H, W); none: as they are.
     """
     right = torch.zeros((), dtype=torch.int64, device=device)
     for start in range(0, len(images.labels), BATCH):
         pixels_BHWC = torch.from_numpy(np.array(images.pixels[start : start + BATCH])).to(device)
         labels_B = torch.from_numpy(np.array(images.labels[start : start + BATCH], dtype=np.int64)).to(device)
-        if change is not None:
-            pixels_BHWC = change(pixels_BHWC)
-        right += (scores(augment.to_float(pixels_BHWC)).argmax(1) == labels_B).sum()
+        x_BCHW = augment.to_float(pixels_BHWC) if change is None else change(pixels_BHWC)
+        right += (scores(x_BCHW).argmax(1) == labels_B).sum()
     return float(right) / len(images.labels)

@@ -5,7 +5,22 @@ import pytest
 import torch
 
 from tests.trainables.toys import open_set
-from trainables import adautomix, backbones, classifiers, corruptions, gradmix, judged, openset, rmix, seeding, stress
+from trainables import (
+    adautomix,
+    attacks,
+    backbones,
+    calibration,
+    classification,
+    classifiers,
+    corruptions,
+    gradmix,
+    judged,
+    occlusion,
+    openset,
+    rmix,
+    seeding,
+    stress,
+)
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError, to_plain
 from trainables.corruption_settings import CORRUPTIONS, EXTRA
@@ -96,6 +111,69 @@ def test_published_severities_have_the_published_mean():
     assert np.allclose(rows.mean(0)[2:], (38.92, 37.96), atol=0.006)
 
 
+OF_LOGITS = ("fgsm", "pgd", "calibration")
+
+
+@pytest.fixture(scope="module")
+def of_classifier():
+    needed = Needed("rmix", rmix.Config())
+    return run(state_of(CLASSIFIER), needed=needed, tests=("occlusion", *OF_LOGITS), steps=3, occlusion_grid=4)
+
+
+def from_pixels(x_BCHW):
+    return CLASSIFIER(normalise(x_BCHW, DATA.mean, DATA.std))
+
+
+@torch.no_grad()
+def test_covered_images_are_judged_with_one_set_of_patches(of_classifier):
+    found = of_classifier.metrics
+    assert found["accuracy_occluded_0"] == found["accuracy"]
+    for share in (0.3, 0.9):
+        stream = seeding.torch_stream(0, "occlusion")
+        x_BCHW = occlusion.occlude(to_float(pixels()), share, 4, DATA.mean, stream)
+        wanted = np.mean(from_pixels(x_BCHW).argmax(1).numpy() == DATA.test.labels)
+        assert found[f"accuracy_occluded_{round(100 * share)}"] == wanted
+    shown = of_classifier.exhibits()
+    assert found["accuracy_occluded"] == pytest.approx(shown["occluded_accuracy"].mean())
+    assert shown["occluded_shares"].tolist() == [percent / 100 for percent in range(0, 100, 10)]
+
+
+def test_attacks_are_in_pixels_and_those_of_their_own_functions(of_classifier):
+    found, labels = of_classifier.metrics, torch.from_numpy(DATA.test.labels)
+    assert found["fgsm_error"] == classification.fgsm_error(CLASSIFIER, DATA, DATA.mean, DATA.std)
+    for norm, radius, step in (("linf", 8 / 255, 2 / 255), ("l2", 0.5, 0.1)):
+        moved = attacks.pgd(
+            from_pixels,
+            to_float(pixels()),
+            labels,
+            norm,
+            radius=radius,
+            step=step,
+            steps=3,
+            generator=seeding.torch_stream(0, f"pgd/{norm}"),
+        )
+        wanted = float((from_pixels(moved).argmax(1) != labels).double().mean())
+        assert found[f"pgd_{norm}_error"] == pytest.approx(wanted)
+
+
+@torch.no_grad()
+def test_calibration_is_of_the_logits_and_of_both_halves(of_classifier):
+    found, logits, labels = of_classifier.metrics, from_pixels(to_float(pixels())), torch.from_numpy(DATA.test.labels)
+    for name, wanted in calibration.measures(logits, labels).items():
+        assert found[name] == pytest.approx(wanted, abs=1e-6)
+    assert found["nll_scaled"] != found["nll"]
+    assert found["temperature"] > 0
+    assert of_classifier.exhibits()["reliability_share"].sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("test", OF_LOGITS)
+def test_what_needs_logits_is_refused_of_an_encoder(test):
+    with pytest.raises(ConfigError, match=f"'{test}' need a classifier's logits, and 'gradmix' trains an encoder"):
+        stress.Config(network=Needed("gradmix", None), tests=(test,))
+    with pytest.raises(ValueError, match=f"'{test}' needs a classifier's logits"):
+        run(state_of(ENCODER), needed=Needed("one_of_my_own", None), tests=(test,))
+
+
 def test_the_seed_is_what_the_corruptions_are_drawn_from(of_encoder):
     assert run(state_of(ENCODER), k=3).metrics == of_encoder.metrics
     assert run(state_of(ENCODER), k=3, seed=1).metrics != of_encoder.metrics
@@ -145,7 +223,10 @@ def test_a_network_of_other_data_is_refused():
         run(state_of(grey))
 
 
-@pytest.mark.parametrize("fields", [{"tests": ()}, {"tests": ("extra", "extra")}, {"k": 0}, {"tests": ("rain",)}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"tests": ()}, {"tests": ("extra", "extra")}, {"k": 0}, {"tests": ("rain",)}, {"radius_l2": 0.0}, {"steps": 0}],
+)
 def test_configs_that_mean_nothing_are_refused(fields):
     with pytest.raises(ConfigError):
         stress.Config(network=Needed("gradmix", None), **fields)
