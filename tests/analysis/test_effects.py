@@ -104,6 +104,18 @@ def test_bca_repeats_with_its_generator_and_moves_with_the_data() -> None:
     assert (one.low + 100, one.high + 100) == pytest.approx((again.low, again.high))
 
 
+@settings(max_examples=15, deadline=None)
+@given(samples, st.sampled_from([0.125, 1.0, 8.0]), st.integers(-8, 8))
+def test_bca_moves_and_stretches_with_the_data_and_narrows_with_the_level(
+    values: np.ndarray, unit: float, shift: int
+) -> None:
+    wide = effects.bca(values, generator=np.random.default_rng(0))
+    moved = effects.bca(unit * values + shift, generator=np.random.default_rng(0))
+    narrow = effects.bca(values, 0.5, generator=np.random.default_rng(0))
+    assert (moved.low, moved.high) == pytest.approx((unit * wide.low + shift, unit * wide.high + shift), abs=1e-9)
+    assert values.min() <= wide.low <= narrow.low <= narrow.high <= wide.high <= values.max()
+
+
 def test_bca_has_no_bounds_without_variation() -> None:
     assert math.isnan(effects.bca(np.full(12, 0.3), generator=np.random.default_rng(0)).low)
 

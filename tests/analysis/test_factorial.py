@@ -61,6 +61,18 @@ def test_block_levels_do_not_matter() -> None:
     assert factorial.aligned_ranks(moved) == pytest.approx(factorial.aligned_ranks(y))
 
 
+@given(st.integers(0, 999), st.integers(-4, 4), st.sampled_from([0.25, 2.0]))
+def test_order_unit_and_block_levels_do_not_matter_and_factors_swap(seed: int, shift: int, unit: float) -> None:
+    y = outcomes(seed)
+    random = np.random.default_rng(seed)
+    other = unit * y[random.permutation(6)][:, random.permutation(3)] + shift * np.arange(6)[:, None, None]
+    for test in (factorial.anova, factorial.aligned_ranks):
+        before = test(y)
+        assert test(other) == pytest.approx(before, rel=1e-6, abs=1e-12)
+        rows, columns, both = test(y.transpose(0, 2, 1))
+        assert (columns, rows, both) == pytest.approx(before, rel=1e-6, abs=1e-12)
+
+
 def test_error_rate_of_the_interaction_tests() -> None:
     random = np.random.default_rng(0)
     y = random.standard_t(3, size=(800, 6, 2, 3)) + np.array([0.0, 3.0])[:, None]

@@ -181,6 +181,22 @@ def test_bayesian_signed_rank_mirrors() -> None:
     assert (one.below, one.within, one.above) == (other.above, other.within, other.below)
 
 
+@settings(max_examples=25, deadline=None)
+@given(samples, st.floats(0, 3), st.floats(0.25, 4))
+def test_bayesian_signed_rank_has_no_unit_and_a_wider_region_holds_more(
+    values: np.ndarray, rope: float, unit: float
+) -> None:
+    def found(scale: float, width: float) -> tuple[float, float, float]:
+        posterior = significance.bayesian_signed_rank(
+            scale * values, scale * width, generator=np.random.default_rng(0), draws=200
+        )
+        return posterior.below, posterior.within, posterior.above
+
+    assert sum(found(1.0, rope)) == pytest.approx(1)
+    assert found(2.0, rope) == found(1.0, rope), "a power of two rounds nothing"
+    assert found(1.0, rope + unit)[1] >= found(1.0, rope)[1]
+
+
 def _named(table: np.ndarray) -> dict[str, np.ndarray]:
     return {f"a{i}": column for i, column in enumerate(table.T)}
 
