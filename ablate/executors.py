@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ablate import processes
+from ablate.lock import Locked, hold
 from ablate.log import Record
 from ablate.worker import Hand, Job, Message, play
 
@@ -35,6 +36,10 @@ RESTARTS = 3
 """How often Ray is started again without a trial having ended in between."""
 LONGEST_SESSION = 40
 """Characters of a session's folder: Ray adds about 60 for a socket, of which the kernel allows 107."""
+AWAY = "ablate-"
+"""Begins the name of a session's folder that is not in the home."""
+LOCK = "lock"
+"""Held in a sweep's scratch folder by its driver; says where the session's folder is."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +224,13 @@ class _Child:
     def __init__(self, job: Job, resources: Resources, address: str | None) -> None:
         scratch = job.home.scratch
         scratch.mkdir(parents=True, exist_ok=True)
+        clear_away(scratch)
         self.folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=scratch))
         # Ray's sockets lie under its session's folder, and the name of a socket has at most 107 characters.
         short = len(str(self.folder)) <= LONGEST_SESSION
-        self.session = self.folder / "ray" if short else Path(tempfile.mkdtemp(prefix="ablate-"))
+        self.session = self.folder / "ray" if short else Path(tempfile.mkdtemp(prefix=AWAY))
+        self.held = contextlib.ExitStack()
+        self.held.enter_context(hold(self.folder / LOCK, str(self.session)))
         ours, theirs = multiprocessing.Pipe()
         ends, self.lifeline = os.pipe()
         with (self.folder / "output").open("wb") as output:
@@ -274,6 +282,7 @@ class _Child:
         processes.end_session(self.process.pid)
         self.process.wait()
         self.connection.close()
+        self.held.close()
         for folder in (self.folder, self.session):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -292,6 +301,19 @@ class _Child:
     def _last_words(self) -> str:
         said = (self.folder / "output").read_text(errors="replace").strip().splitlines()
         return "Ray died" + (f": {said[-1][:300]}" if said else "")
+
+
+def clear_away(scratch: Path) -> None:
+    """Removes what drivers that were killed left behind; what a living one holds stays."""
+    for lock in scratch.glob(f"sweep-*/{LOCK}"):
+        try:
+            with hold(lock):
+                session = Path(lock.read_text())
+        except (Locked, OSError):
+            continue
+        ours = session.name.startswith(AWAY) or session.parent == lock.parent
+        for folder in (lock.parent, *([session] if ours else [])):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(address: str | None) -> dict[str, str]:

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from ablate import processes
+from ablate import executors, processes
 from ablate.driver import Options, Refused, run
 from ablate.home import Home
 from ablate.log import ledger
@@ -89,6 +90,29 @@ def test_interrupt_stops_the_workers_and_the_sweep_goes_on(tmp_path):
 
     assert run(plan(study, "smoke"), Options(home=home, local=True), stop).interrupted
     assert epochs[0] > 1
+
+
+def test_a_killed_driver_leaves_no_process_and_the_next_clears_its_folders_away(tmp_path):
+    home = Home(tmp_path)
+    words = [f"{walks.__file__}:kills", "--scale", "smoke", "--mlflow", "none", "--optuna", "none", "--quiet"]
+    driver = subprocess.Popen([sys.executable, "-m", "ablate", "run", *words, "--home", str(tmp_path)])
+    while not any((tmp_path / "trials").glob("*/*")):
+        assert driver.poll() is None, "it began to train"
+        time.sleep(0.1)
+    (child,) = (process for process in processes.every() if process.parent == driver.pid)
+    (folder,) = home.scratch.iterdir()
+    session = Path((folder / "lock").read_text())
+    executors.clear_away(home.scratch)
+    assert session.is_dir(), "a living driver's"
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(process.session == child.session for process in processes.every()):
+        time.sleep(0.1)
+    assert not [process for process in processes.every() if process.session == child.session]
+    executors.clear_away(home.scratch)
+    assert list(home.scratch.iterdir()) == []
+    assert not session.exists()
 
 
 def test_more_gpus_than_exist_are_refused_before_anything_is_written(tmp_path):
