@@ -27,6 +27,19 @@ def check_home(home: Home) -> None:
         ) from error
 
 
+def check_methods(plan: Plan) -> None:
+    """Every method that a study of the user's own names can be found; the catalogue's studies are tested.
+
+    Raises:
+        ConfigError, OriginError: it cannot.
+    """
+    if plan.study.origin:
+        from trainables import catalogue
+
+        for method in sorted({trial.method for trial in plan.trials}):
+            catalogue.find(method, plan.study.origin)
+
+
 def check_data(plan: Plan, home: Home, source: Path | None) -> None:
     """Every data set of the plan can be opened, has the classes that its protocol needs, and is whole.
 

@@ -70,13 +70,19 @@ def code_digests(method: str, origin: str = "") -> dict[str, str]:
     """File -> digest for all code that `method` runs: relative to the repository, or the name of the study's own file.
 
     Raises:
-        MethodUnknown: neither the study's file nor the catalogue names the method.
+        MethodUnknown: the catalogue does not name the method, and there is no file of the study's own.
     """
     if origin:
         own = _from_origin(method, Path(origin))
         if own is not None:
             return own
-    start = _catalogue_file(method)
+    try:
+        start = _catalogue_file(method)
+    except MethodUnknown:
+        if not origin:
+            raise
+        # METHODS is built or imported there, not written out: whatever the file has and imports may be the method's.
+        start = Path(origin)
     return {_name(file): _digest(file) for file in _closure([start])}
 
 

@@ -123,7 +123,7 @@ def table(findings: Findings, study: Study) -> Table | None:
         Column("configuration", "left"),
         *map(Column, names),
         *(Column(one.name) for one in shown),
-        Column("", "left"),
+        Column("standing", "left"),
     )
     rows = []
     for one in candidates(findings, study):

@@ -3,7 +3,6 @@
 import argparse
 import shlex
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ablate import options, preflight, request, terminal
@@ -85,7 +84,9 @@ def _watched(plan: Plan, chosen: "Options", notes: list[tuple[str, str]], *, qui
     """Runs, and shows it; what the records note (a corrupt checkpoint, say) is kept for after the view."""
     from ablate import driver, live
 
-    check = partial(preflight.check_data, plan, chosen.home, chosen.data)
+    def check() -> None:
+        preflight.check_methods(plan)
+        preflight.check_data(plan, chosen.home, chosen.data)
 
     def keep(event: driver.Event) -> None:
         if event.record is not None:

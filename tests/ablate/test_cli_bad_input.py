@@ -150,6 +150,20 @@ def test_a_study_file_that_does_not_import(shell: Shell, tmp_path: Path) -> None
     refused(shell("show", f"{own}:x"), "own.py", "no_such_module")
 
 
+def test_a_study_whose_method_is_nowhere(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "lost.py"
+    file.write_text(
+        f"from dataclasses import replace\nfrom tests.ablate import walks\n"
+        f"lost = replace(walks.walk, name='lost', method='wlak', origin={str(file)!r})\n"
+        f"lost = replace(lost, arms=tuple(replace(arm, method='') for arm in lost.arms))\n"
+        f"METHODS = dict(walks.METHODS)\n"
+    )
+    refused = shell("run", f"{file}:lost", "--scale", "smoke", "--local", *OFF)
+    assert refused.code == 2
+    assert "Did you mean 'walk'" in refused.err
+    assert not list((shell.home / "log").glob("*.jsonl"))
+
+
 def test_a_corrupt_log_is_named_and_kept(shell: Shell) -> None:
     shell.trains("toy", "--blocks", "1")
     log = shell.home / "log" / "toy@laptop.jsonl"

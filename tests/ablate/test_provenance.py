@@ -92,6 +92,17 @@ def test_a_method_of_the_catalogue_names_its_files():
     assert "trainables/knn_osr.py" not in found
 
 
+def test_methods_that_are_not_written_out_depend_on_all_of_the_file(tmp_path):
+    (tmp_path / "beside.py").write_text("METHODS = {}\n")
+    file = tmp_path / "study_of_mine.py"
+    file.write_text("from beside import METHODS\nx = 1\n")
+    before = provenance.code_digests("mine", str(file))
+    assert set(before) == {"study_of_mine.py", "beside.py"}
+    (tmp_path / "beside.py").write_text("METHODS = dict(mine=1)\n")
+    after = provenance.code_digests("mine", str(file))
+    assert {name for name in before if before[name] != after[name]} == {"beside.py"}
+
+
 def test_unknown_method_is_said():
     with pytest.raises(provenance.MethodUnknown, match="'nothing-of-the-kind'"):
         provenance.code_digests("nothing-of-the-kind")
