@@ -7,7 +7,7 @@ arrays it knows by name and passes over runs that lack them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from analysis import mixing_figures, openset_figures, stress_figures
+from analysis import mixing_figures, openset_figures, spread_figures, stress_figures
 from analysis.drawing import Picture
 from analysis.exhibits import Exhibits
 from search_spaces.study import Study
@@ -22,6 +22,8 @@ DRAWINGS: Mapping[str, Drawing] = {
     "corruptions": stress_figures.corruptions,
     "occlusion": stress_figures.occlusion,
     "reliability": stress_figures.reliability,
+    "spread": spread_figures.spread,
+    "maps": spread_figures.maps,
 }
 """Every name of `search_spaces.study.FIGURES`."""
 

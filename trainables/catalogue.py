@@ -20,6 +20,7 @@ from trainables import (
     pretraining,
     rlmix,
     rmix,
+    spread,
     stress,
 )
 from trainables.config import ConfigError, nearest
@@ -37,6 +38,7 @@ METHODS: dict[str, Method] = {
     "pretraining": Method(pretraining.train, pretraining.Config),
     "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),
+    "spread": Method(spread.train, spread.Config),
     "stress": Method(stress.train, stress.Config),
 }
 GROUP = "ablate.methods"

@@ -25,10 +25,12 @@ from trainables.protocol import Needed, State
 Scores = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1], not normalised -> scores (B, K), in eval mode."""
 
-WITHOUT_NETWORK = frozenset({"knn_osr", "margin_scores", "ood_radius", "ood_scores", "stress"})
+WITHOUT_NETWORK = frozenset({"knn_osr", "margin_scores", "ood_radius", "ood_scores", "spread", "stress"})
 """Methods of the catalogue that only read what others trained."""
 ENCODERS = frozenset({"gradmix"})
 """Methods of the catalogue that train an encoder, which has no logits."""
+CLASSIFIERS = frozenset({"adautomix", "greg", "pretraining", "rlmix", "rmix"})
+"""Methods of the catalogue that train a classifier, which has no projection head."""
 BATCH = 500
 """Images at a time. What is random depends on it, so it is no choice."""
 
@@ -73,21 +75,26 @@ def judged(needed: Needed, state: State, data: Data, device: str, k: int = 10) -
         ValueError: a state that describes no network, or one of another number of classes or channels.
         Diverged: an encoder's features are not finite.
     """
-    description, weights = _described(state)
+    description, weights = described(state)
     mean, std = _colours(needed, data)
     if "student" in description:
-        _check_fits(description["student"], data)
+        check_fits(description["student"], data)
         trio = teachers.rebuild(description, weights).to(device)
         network = trio.student if field(needed, "scored", "teacher") == "student" else trio.teacher
         return Judged(lambda x_BCHW: network(augment.normalise(x_BCHW, mean, std)).one_BK, logits=True)
-    _check_fits(description, data)
+    check_fits(description, data)
     if "classes" in description:
         classifier = classifiers.rebuild(description, weights).to(device)
         return Judged(lambda x_BCHW: classifier(augment.normalise(x_BCHW, mean, std)), logits=True)
     return Judged(neighbours(backbones.rebuild(description, weights).to(device), data, device, k), logits=False)
 
 
-def _described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+def described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """A final state's description of its network, and its weights.
+
+    Raises:
+        ValueError: it describes none that is known here.
+    """
     known = {*backbones.ENCODERS, *classifiers.CLASSIFIERS}
     description = state.get("network")
     if isinstance(description, Mapping) and "weights" in state:
@@ -101,7 +108,8 @@ def _described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     )
 
 
-def _check_fits(description: Mapping[str, Any], data: Data) -> None:
+def check_fits(description: Mapping[str, Any], data: Data) -> None:
+    """Raises ValueError where a network was made for another number of channels or classes."""
     channels, classes = data.test.pixels.shape[3], len(data.classes)
     for name, found in (("channels", channels), ("classes", classes)):
         if description.get(name, found) != found:

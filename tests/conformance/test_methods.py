@@ -28,6 +28,7 @@ NEEDED = {
     "margin_scores": "margins",
     "ood_radius": "greg",
     "ood_scores": "pretraining",
+    "spread": "gradmix",
     "stress": "gradmix",
 }
 """Method -> what trains the network that it asks for."""
