@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.trainables.toys import images, open_set
-from trainables import classifiers, greg, pretraining
+from trainables import classifiers, greg, pretraining, seeding
 from trainables.config import ConfigError
 from trainables.datasets import Data, Images
 from trainables.greg import GREG, Config
@@ -281,6 +281,42 @@ def test_resuming_gives_the_same_bits(config):
     assert [metrics for metrics, _ in again] == [metrics for metrics, _ in whole[3:]]
     for name, values in again[-1][1]["weights"].items():
         assert torch.equal(values, whole[-1][1]["weights"][name])
+
+
+def test_mined_images_are_those_nearest_to_the_boundary_of_a_drawn_detector():
+    data, config = detection_data(), Config(**TINY, sampling="posterior")
+    network = classifiers.classifier("wrn10_2", 8, 3, 3, torch.Generator().manual_seed(0))
+    known = torch.from_numpy(data.train.pixels)
+    auxiliary = greg.auxiliary_of(config, data, len(known), "cpu")
+    assert (auxiliary.steps, auxiliary.candidates) == (4, 6)
+    first = greg.mine(config, network, data, known, auxiliary, None, 5, 0)
+    assert len(set(first.tolist())) == 24
+    with torch.no_grad():
+        x = torch.from_numpy(data.others["auxiliary"].pixels).permute(0, 3, 1, 2).float() / 255
+        features = network.eval().features((x - 0.5) / 0.25)
+    # Before anything is seen every direction is as likely, and its length does not matter.
+    w = torch.randn(16, generator=seeding.torch_stream(5, "posterior/0"), dtype=torch.float64)
+    near = (features.double() @ w).abs()
+    others = torch.ones(60, dtype=torch.bool)
+    others[first] = False
+    assert near[first].max() <= near[others].min() + 1e-6
+    again = greg.mine(config, network, data, known, auxiliary, first, 5, 1)
+    assert set(again.tolist()) != set(first.tolist())
+    drawn = greg.draw(auxiliary, again, 5, 1)
+    assert sorted(drawn.flatten().tolist()) == sorted(again.tolist())
+
+
+def test_candidates_of_an_epoch_are_all_different_and_their_number_is_the_released_ones():
+    config = replace(GREG, sampling="two_way")
+    many = Images(np.zeros((3000, 4, 4, 3), dtype=np.uint8), np.full(3000, -1))
+    data = detection_data()
+    data = Data(data.spec, data.classes, data.train, data.test, {"auxiliary": many}, data.mean, data.std)
+    auxiliary = greg.auxiliary_of(config, data, 500, "cpu")
+    assert auxiliary.candidates == 384  # 300,000 * 64 / 50,000
+    assert auxiliary.steps == 7
+    drawn = greg.draw(auxiliary, None, 0, 0)
+    assert drawn.shape == (7, 384)
+    assert len(set(drawn.flatten().tolist())) == 7 * 384
 
 
 def test_dual_ascent_moves_the_weight_by_how_far_the_term_is_from_its_target():
