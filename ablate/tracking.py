@@ -510,7 +510,7 @@ def _once(home: Home, job: Mapping[str, Any]) -> None:
             projector.advance(time.time(), budget=float("inf"))
         if not projector.error and not projector.sweep.ident:
             return say(Delivered(0, 0, f"{sweep}: never ran in {home.root}; nothing to deliver."), ok=False)
-        if job["do"] == "sync" and not projector.error:
+        if not projector.error:  # Looking at the parent opened it again.
             leaving = bool(job.get("leaving")) or not _driver_lives(home, sweep)
             projector.close(time.time(), leaving=leaving)
         folder = Path(job.get("folder") or home.report(sweep))

@@ -441,6 +441,12 @@ def test_the_process_delivers_while_the_sweep_runs_and_ends_when_told(home: Home
     assert follower.process.returncode == 0
     assert Counter(run.info.status for run in runs(home.mlflow).values()) == {"FINISHED": 5}
     assert tracking.sync(home, PLAN.sweep, home.mlflow) == tracking.Delivered(runs=4, pending=0)
+    log.close()
+    folder = home.report(PLAN.sweep)
+    folder.mkdir(parents=True)
+    (folder / "table.md").write_text("| arm |\n|---|\n")
+    tracking.attach(home, PLAN.sweep, home.mlflow, folder)
+    assert Counter(run.info.status for run in runs(home.mlflow).values()) == {"FINISHED": 5}
 
 
 def test_a_tracker_that_was_killed_is_made_up_for(clock: Clock, home: Home, uri: str) -> None:
