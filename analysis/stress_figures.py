@@ -69,15 +69,24 @@ def _colour(place: int) -> str:
     return CLASSES[place % len(CLASSES)]
 
 
-def _legend(figure: Figure, axes: Axes, marks: Sequence[Line2D | Patch], top_in: float) -> None:
-    """Beneath the figure's top edge, as many columns as there is room for."""
-    longest = max(len(str(mark.get_label())) for mark in marks)
+def _legend_columns(labels: Sequence[str]) -> int:
+    """As many as there is room for beside one another."""
+    return max(1, min(len(labels), 66 // (max(map(len, labels)) + 6)))
+
+
+def _legend_in(labels: Sequence[str]) -> float:
+    """Height of the legend in inches."""
+    return 0.1 + 0.19 * math.ceil(len(labels) / _legend_columns(labels))
+
+
+def _legend(figure: Figure, axes: Axes, marks: Sequence[Line2D | Patch]) -> None:
+    """Beneath the figure's top edge."""
     axes.legend(
         handles=list(marks),
         loc="upper left",
-        bbox_to_anchor=(0.02, 1 - 0.02 / top_in),
+        bbox_to_anchor=(0.02, 1 - 0.02 / figure.get_size_inches()[1]),
         bbox_transform=figure.transFigure,
-        ncols=max(1, min(len(marks), int(52 / (longest + 6)))),
+        ncols=_legend_columns([str(mark.get_label()) for mark in marks]),
         frameon=False,
         fontsize=drawing.SMALL,
         labelcolor=INK,
@@ -115,7 +124,7 @@ def _corruptions(runs: Runs, study: Study, dataset: str) -> Picture:
 
 
 def _drawn_corruptions(labels: Sequence[str], names: Sequence[str], lost_AKR: Sequence[Floats]) -> Figure:
-    thick, legend_in, foot_in = 0.09, 0.2 * (1 + len(labels) // 3), 0.45
+    thick, legend_in, foot_in = 0.09, _legend_in(labels), 0.45
     row_in = thick * len(labels) + 0.08
     high = row_in * len(names)
     left = drawing.label_width_in([name.replace("_", " ") for name in names])
@@ -131,7 +140,7 @@ def _drawn_corruptions(labels: Sequence[str], names: Sequence[str], lost_AKR: Se
     drawing.row_labels(axes, [name.replace("_", " ") for name in names])
     axes.set_xlabel("points of accuracy", color=MUTED, fontsize=drawing.SMALL)
     marks = [Patch(color=_colour(place), label=label) for place, label in enumerate(labels)]
-    _legend(figure, axes, marks, foot_in + high + legend_in + 0.1)
+    _legend(figure, axes, marks)
     return figure
 
 
@@ -159,7 +168,7 @@ def _occlusion(runs: Runs, study: Study, dataset: str) -> Picture:
 
 
 def _drawn_occlusion(labels: Sequence[str], shares_S: Floats, curves_ARS: Sequence[Floats]) -> Figure:
-    legend_in, foot_in, high = 0.2 * (1 + len(labels) // 3), 0.45, 2.4
+    legend_in, foot_in, high = _legend_in(labels), 0.45, 2.4
     figure = drawing.canvas(foot_in + high + legend_in + 0.1)
     axes = drawing.panel(figure, 0.55, foot_in, drawing.WIDTH_IN - 0.7, high)
     for place, curves_RS in enumerate(curves_ARS):
@@ -173,7 +182,7 @@ def _drawn_occlusion(labels: Sequence[str], shares_S: Floats, curves_ARS: Sequen
     axes.set_xlabel("% of patches covered", color=MUTED, fontsize=drawing.SMALL)
     axes.set_ylabel("% correct", color=MUTED, fontsize=drawing.SMALL)
     marks = [Line2D([], [], color=_colour(place), lw=1.4, label=label) for place, label in enumerate(labels)]
-    _legend(figure, axes, marks, foot_in + high + legend_in + 0.1)
+    _legend(figure, axes, marks)
     return figure
 
 
@@ -217,7 +226,7 @@ def _reliability(runs: Runs, study: Study, dataset: str) -> Picture:
 
 
 def _drawn_reliability(labels: Sequence[str], edges: Floats, bins: Sequence[tuple[Floats, Floats, Floats]]) -> Figure:
-    across, left, foot_in, gap, head = min(ACROSS, len(labels)), 0.55, 0.45, 0.2, 0.25
+    left, foot_in, gap, head = 0.55, 0.45, 0.2, 0.4
     down = math.ceil(len(labels) / ACROSS)
     side = (drawing.WIDTH_IN - left - 0.15 - gap * (ACROSS - 1)) / ACROSS
     figure = drawing.canvas(foot_in + down * (side + head))
@@ -229,12 +238,10 @@ def _drawn_reliability(labels: Sequence[str], edges: Floats, bins: Sequence[tupl
         axes.plot([0, 1], [0, 1], color=INK, lw=0.8, dashes=(3, 1.5))
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        axes.set_xticks([0, 0.5, 1])
-        axes.set_yticks([0, 0.5, 1])
-        if column:
-            axes.set_yticklabels([])
+        for ticks, shown in ((axes.set_xticks, place + ACROSS >= len(labels)), (axes.set_yticks, not column)):
+            ticks([0, 0.5, 1], ["0", "0.5", "1"] if shown else [])
         axes.set_title(drawing.wrap(label, 24, lines=1), loc="left", fontsize=drawing.SMALL, color=INK, pad=3)
-        if row == 0 and column == across // 2:
+        if row == 0 and column == 0:
             axes.set_xlabel("confidence", color=MUTED, fontsize=drawing.SMALL)
         if not column:
             axes.set_ylabel("correct", color=MUTED, fontsize=drawing.SMALL)
