@@ -317,6 +317,11 @@ PROTOCOLS: dict[str, Protocol] = {
         side=32,
         colour=_CIFAR10_OOD,
     ),
+    "cifar10-cifar100-svhn": Protocol(
+        source="cifar10",
+        outside={"near_cifar100": Outside(source="cifar100"), "far_svhn": Outside(source="svhn")},
+        colour=_CIFAR,
+    ),
     "cifar10-auxiliary": Protocol(
         source="cifar10", outside={"auxiliary": Outside(source="auxiliary"), **_GIVEN}, side=32, colour=_CIFAR10_OOD
     ),
@@ -517,7 +522,9 @@ def _prepare(
             "to resize them to one size."
         )
     if protocol.outside:
-        outside.check_images({part: np.load(writer.path(f"{part}.pixels"), mmap_mode="r") for part in wanted})
+        pixels = {part: np.load(writer.path(f"{part}.pixels"), mmap_mode="r") for part in wanted}
+        for part, shared in outside.shared_images(pixels).items():
+            _leave_out(writer, part, shared)
     writer.notes["parts"] = list(wanted)
     writer.notes["classes"] = [stored[protocol.source].notes["classes"][number] for number in wanted["train"].labels]
 
@@ -660,6 +667,15 @@ def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
     images = [Image.fromarray(image[..., 0] if grey else image) for image in pixels]
     out = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)) for image in images])
     return out[..., None] if grey else out
+
+
+def _leave_out(writer: Writer, part: str, rows: np.ndarray) -> None:
+    """Writes a set again without some of its rows."""
+    for kind in ("pixels", "labels", "original"):
+        path = writer.path(f"{part}.{kind}")
+        kept = np.delete(np.load(path), rows, axis=0)
+        path.unlink()  # it may be one file with the decoded array
+        writer.put(f"{part}.{kind}", kept)
 
 
 def _recoloured(pixels: np.ndarray) -> np.ndarray:

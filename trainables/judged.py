@@ -25,7 +25,7 @@ from trainables.protocol import Needed, State
 Scores = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1], not normalised -> scores (B, K), in eval mode."""
 
-WITHOUT_NETWORK = frozenset({"knn_osr", "margin_scores", "ood_radius", "ood_scores", "spread", "stress"})
+WITHOUT_NETWORK = frozenset({"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores", "spread", "stress"})
 """Methods of the catalogue that only read what others trained."""
 ENCODERS = frozenset({"gradmix"})
 """Methods of the catalogue that train an encoder, which has no logits."""

@@ -30,8 +30,11 @@ DETECTION: Mapping[str, bool] = MappingProxyType(
 OUTSIDE_SETS = (
     *("near_digits", "far_photos", "near_tinyimagenet", "far_mnist", "far_omniglot", "far_noise"),
     *("far_textures", "far_svhn", "far_places365", "far_lsun_c", "far_lsun_r", "far_isun"),
+    "near_cifar100",
 )
 """The out-of-distribution sets of all protocols."""
+GRADMIX_OOD = ("tnr_at_tpr95", "auroc", "detection_accuracy", "aupr_in", "aupr_out")
+"""What GradMix's Table 4 prints of each set; all are better where higher."""
 RADII = (0.05, 0.1, 0.25, 0.5)
 """L2 radii, in normalised input, at which robustness is measured."""
 
@@ -47,6 +50,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         **DETECTION,
         **{f"{name}_{group}": up for name, up in DETECTION.items() for group in ("near", "far")},
         **{f"{name}_{each}": DETECTION[name] for name in ("auroc", "fpr95_id_positive") for each in OUTSIDE_SETS},
+        **{f"{name}_{each}": True for name in GRADMIX_OOD for each in OUTSIDE_SETS},
         **{f"auroc_attacked_{r:g}": True for r in RADII},
         **{f"{kind}_at_{r:g}": True for kind in ("certified", "estimated", "searched") for r in RADII},
         **{f"broken_{kind}_{r:g}": False for kind in ("certified", "estimated", "searched") for r in RADII},

@@ -24,6 +24,7 @@ OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
 }
 """The same for one method alone."""
 NEEDED = {
+    "knn_ood": "gradmix",
     "knn_osr": "gradmix",
     "margin_scores": "margins",
     "ood_radius": "greg",
@@ -32,7 +33,7 @@ NEEDED = {
     "stress": "gradmix",
 }
 """Method -> what trains the network that it asks for."""
-WITHOUT_RANDOMNESS = {"knn_osr", "margin_scores", "ood_radius", "ood_scores"}
+WITHOUT_RANDOMNESS = {"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores"}
 """Methods whose numbers the seed does not change."""
 
 
@@ -44,7 +45,7 @@ def small(method: str):
     return METHODS[method].config(**fields)
 
 
-AGAINST = {"greg", "ood_radius", "ood_scores"}
+AGAINST = {"greg", "knn_ood", "ood_radius", "ood_scores"}
 """Methods that train against auxiliary images, or judge what was, and so need a protocol that has them."""
 
 
