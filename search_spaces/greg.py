@@ -174,7 +174,7 @@ TWO_FPRS = (
 )
 APART = (
     "No class of known or evaluated images is in the auxiliary set, and no image either: both are checked when data "
-    "are prepared."
+    "are prepared, and what is found twice is left out or refused."
 )
 UNPUBLISHED = "Not in the paper: the question comes from what it fixes, or from where its text and its code differ."
 RATE = "The paper gives no learning rate for fine-tuning; 0.001 is energy training's."

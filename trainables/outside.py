@@ -2,7 +2,7 @@
 
 Their names say what they are for: 'auxiliary...' is trained on, 'near_...' and 'far_...' are evaluated and averaged
 apart. No class and no image may be in two roles; both are checked, the classes when a protocol is declared, the images
-when its data are prepared.
+when its data are prepared: a few that are evaluated too are left out of the auxiliary set, more are refused.
 
 Which classes overlap with CIFAR-10's was read off WordNet names, once, generously: all cats, dogs, birds and frogs,
 cars and vans, boats, and the gazelle beside the deer.
@@ -12,6 +12,7 @@ Source: GReg (arXiv 2404.12368), section 4, and o4lc/Greg-OOD for its six test s
 
 import hashlib
 import itertools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,8 @@ import numpy as np
 
 from trainables import splits
 from trainables.imageformats import DataError
+
+log = logging.getLogger(__name__)
 
 ROLES = ("auxiliary", "near", "far")
 """How the names of sets begin."""
@@ -73,26 +76,40 @@ def check_classes(own: str, known: splits.Table | splits.Names | None, sets: Map
                 )
 
 
-def check_images(pixels: Mapping[str, np.ndarray]) -> None:
-    """Raises DataError where an auxiliary image is, pixel by pixel, one that is trained as known or evaluated.
+MOST_SHARED = 0.01
+"""Share of an auxiliary set that may be left out; where more is evaluated too, it is the wrong set."""
+
+
+def shared_images(pixels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of each auxiliary set that are, pixel by pixel, also in a set that is evaluated: to be left out.
+
+    TinyImageNet, for one, has an image twice, among its training and its validation images.
 
     Args:
         pixels: every set of a protocol, (N, H, W, C) uint8.
+
+    Raises:
+        DataError: an auxiliary image is also a known one; or more than `MOST_SHARED` of a set is evaluated.
     """
     auxiliary = [name for name in pixels if role(name) == "auxiliary"]
-    if not auxiliary:
-        return
-    others = {name: _fingerprints(array) for name, array in pixels.items() if name not in auxiliary}
+    others = {name: set(_fingerprints(pixels[name])) for name in pixels if name not in auxiliary} if auxiliary else {}
+    found: dict[str, np.ndarray] = {}
     for name in auxiliary:
         mine = _fingerprints(pixels[name])
+        rows: set[int] = set()
         for other, theirs in others.items():
-            shared = mine & theirs
-            if shared:
+            here = {row for row, fingerprint in enumerate(mine) if fingerprint in theirs}
+            if here and (not role(other) or len(here) > MOST_SHARED * len(mine)):
                 raise DataError(
-                    f"{len(shared)} of the {len(pixels[name])} images of {name!r} are also in {other!r}. An auxiliary "
-                    "image may be neither known nor evaluated: give other auxiliary images, or remove these."
+                    f"{len(here)} of the {len(mine)} images of {name!r} are also in {other!r}. An auxiliary image may "
+                    "be neither known nor evaluated: give other auxiliary images, or remove these."
                 )
+            rows |= here
+        if rows:
+            log.warning("%d of the %d images of %r are evaluated, too: left out.", len(rows), len(mine), name)
+            found[name] = np.array(sorted(rows))
+    return found
 
 
-def _fingerprints(pixels: np.ndarray) -> set[bytes]:
-    return {hashlib.blake2b(image.tobytes(), digest_size=12).digest() for image in pixels}
+def _fingerprints(pixels: np.ndarray) -> list[bytes]:
+    return [hashlib.blake2b(image.tobytes(), digest_size=12).digest() for image in pixels]

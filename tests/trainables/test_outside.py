@@ -128,26 +128,37 @@ def test_the_classes_left_out_are_cats_dogs_birds_frogs_cars_boats_and_a_gazelle
     assert len(left_out) == 24
 
 
-def test_images_in_two_roles_are_refused_when_data_are_prepared():
+def test_auxiliary_images_that_are_known_are_refused_and_a_few_evaluated_ones_are_left_out(caplog):
     rng = np.random.default_rng(0)
-    one, other, third = (rng.integers(0, 256, (5, 4, 4, 1), dtype=np.uint8) for _ in range(3))
-    outside.check_images({"train": one, "auxiliary": other, "far_noise": third})
-    outside.check_images({"train": one, "test": one})  # no auxiliary set, nothing to check
+    one, other, third = (rng.integers(0, 256, (200, 4, 4, 1), dtype=np.uint8) for _ in range(3))
+    assert not outside.shared_images({"train": one, "auxiliary": other, "far_noise": third})
+    assert not outside.shared_images({"train": one, "test": one})  # no auxiliary set, nothing to check
     mixed = np.concatenate([other, one[2:4]])
-    with pytest.raises(DataError, match="2 of the 7 images of 'auxiliary' are also in 'train'"):
-        outside.check_images({"train": one, "auxiliary": mixed})
+    with pytest.raises(DataError, match="2 of the 202 images of 'auxiliary' are also in 'train'"):
+        outside.shared_images({"train": one, "auxiliary": mixed})
+    found = outside.shared_images({"train": third, "auxiliary": mixed, "near_digits": one})
+    assert found["auxiliary"].tolist() == [200, 201]
+    assert "2 of the 202 images of 'auxiliary' are evaluated, too: left out" in caplog.text
+    with pytest.raises(DataError, match="3 of the 203 images of 'auxiliary' are also in 'near_digits'"):
+        outside.shared_images({"train": third, "auxiliary": np.concatenate([mixed, one[:1]]), "near_digits": one})
 
 
-def test_an_auxiliary_folder_with_evaluated_images_is_refused(tmp_path, monkeypatch):
-    """End to end: of the auxiliary images, as an array of one's own, two are also in a set that is evaluated."""
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+def test_what_is_left_out_of_an_auxiliary_folder_is_gone_and_the_files_are_as_they_were(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (150, 32, 32, 3), dtype=np.uint8)
     (tmp_path / "data" / "auxiliary").mkdir(parents=True)
-    np.save(tmp_path / "data" / "auxiliary" / "mine.npy", images[:4])
-    np.save(tmp_path / "data" / "300K_random_images.npy", images[2:])
+    np.save(tmp_path / "data" / "auxiliary" / "mine.npy", images[:120])
+    np.save(tmp_path / "data" / "300K_random_images.npy", images[119:])
     sets = {"auxiliary": Outside(source="auxiliary"), "far_noise": Outside(source="random300k")}
-    monkeypatch.setitem(PROTOCOLS, "mine", Protocol(source="digits", outside=sets, side=8))
-    with pytest.raises(DataError, match=r"2 of the 4 images of 'auxiliary' are also in 'far_noise'"):
-        open_data(DataSpec(protocol="mine"), cache=tmp_path / "cache", source=tmp_path / "data")
+    for name, side, shape in (("small", 8, (119, 8, 8, 1)), ("colour", 32, (119, 32, 32, 1))):
+        monkeypatch.setitem(PROTOCOLS, name, Protocol(source="digits", outside=sets, side=side))
+        data = open_data(DataSpec(protocol=name), cache=tmp_path / "cache", source=tmp_path / "data")
+        assert data.others["auxiliary"].pixels.shape == shape
+        assert len(data.others["auxiliary"].labels) == 119
+    assert len(read("auxiliary", tmp_path / "data", tmp_path)) == 120
+    few = {"auxiliary": Outside(source="random300k"), "far_noise": Outside(source="auxiliary")}
+    monkeypatch.setitem(PROTOCOLS, "few", Protocol(source="digits", outside=few, side=8))
+    with pytest.raises(DataError, match=r"1 of the 31 images of 'auxiliary' are also in 'far_noise'"):
+        open_data(DataSpec(protocol="few"), cache=tmp_path / "cache", source=tmp_path / "data")
 
 
 # Files
