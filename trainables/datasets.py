@@ -317,6 +317,11 @@ PROTOCOLS: dict[str, Protocol] = {
         side=32,
         colour=_CIFAR10_OOD,
     ),
+    "cifar10-cifar100-svhn": Protocol(
+        source="cifar10",
+        outside={"near_cifar100": Outside(source="cifar100"), "far_svhn": Outside(source="svhn")},
+        colour=_CIFAR,
+    ),
     "cifar10-auxiliary": Protocol(
         source="cifar10", outside={"auxiliary": Outside(source="auxiliary"), **_GIVEN}, side=32, colour=_CIFAR10_OOD
     ),
