@@ -13,7 +13,7 @@ import pytest
 from analysis import drawing, figures, index_page, report, tables, wording
 from analysis.contrasts import compare
 from analysis.findings import Findings
-from analysis.frame import Frame
+from analysis.frame import Frame, FrameError
 from search_spaces import catalogue
 from search_spaces.study import Study
 from tests.analysis import frames, samples
@@ -192,7 +192,12 @@ def test_every_study_of_the_catalogue_renders_every_degenerate_frame(
 ) -> None:
     study = catalogue.load(name)
     coarse(monkeypatch)
-    findings, page, _ = written(tmp_path, study, frames.DEGENERATE[kind](study))
+    frame = frames.DEGENERATE[kind](study)
+    if frame.trials.empty:  # what is missing is the only arm of a search
+        with pytest.raises(FrameError, match="has no trials. Run the study first"):
+            written(tmp_path, study, frame)
+        return
+    findings, page, _ = written(tmp_path, study, frame)
     assert squeezed(wording.headline(findings, study)) in squeezed(page.text)
 
 
