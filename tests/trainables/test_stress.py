@@ -1,5 +1,7 @@
 """Tests of trained networks: each number against the same computed by hand, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from trainables.config import ConfigError, to_plain
 from trainables.corruption_settings import CORRUPTIONS, EXTRA
 from trainables.protocol import Needed
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 DATA = open_set()
 ENCODER = backbones.projected("resnet18", 2, 3, "mlp", torch.Generator().manual_seed(0)).eval()
 CLASSIFIER = classifiers.classifier("wrn10_2", 4, 3, 3, torch.Generator().manual_seed(0)).eval()
@@ -100,6 +103,19 @@ def test_drops_are_means_of_differences(of_encoder):
     assert found["drop_4"] == pytest.approx(np.mean([drop[n, 4] for n in CORRUPTIONS]))
     assert found["accuracy_corrupted"] == pytest.approx(found["accuracy"] - found["drop"])
     assert any(drop.values())
+
+
+def test_drops_are_the_golden_ones():
+    with np.load(GOLDEN / "gradmix" / "g7_schedules_aggregates.npz") as g:
+        accuracy = {
+            f"accuracy_{name}_{severity}": g["corr_acc"][place, severity - 1] / 100
+            for place, name in enumerate(CORRUPTIONS)
+            for severity in range(1, 6)
+        }
+        found = stress.drops({"accuracy": float(g["clean_acc"]) / 100} | accuracy)
+        assert 100 * found["drop"] == pytest.approx(float(g["D"]))
+        assert [100 * found[f"drop_{severity}"] for severity in range(1, 6)] == pytest.approx(g["D_s"].tolist())
+        assert [100 * found[f"drop_{name}"] for name in CORRUPTIONS] == pytest.approx(g["D_c"].tolist())
 
 
 def test_published_severities_have_the_published_mean():

@@ -1,0 +1,37 @@
+"""Evaluations read networks that other studies train: the same trials, by their ids, at every size that both have."""
+
+import pytest
+
+from ablate.plan import plan
+from search_spaces import catalogue
+
+STUDIES = catalogue.imported()
+
+
+def networks(study: str, scale: str) -> set[tuple[str, str, str]]:
+    """(arm, block, trial that trains the network) of every cell."""
+    found = plan(STUDIES[study], scale)
+    needs = {trial.id: trial.needs["network"] for trial in found.trials if trial.needs}
+    return {(cell.arm, cell.block.name, needs[cell.trial]) for cell in found.cells}
+
+
+def trained(study: str, scale: str) -> set[tuple[str, str, str]]:
+    return {(cell.arm, cell.block.name, cell.trial) for cell in plan(STUDIES[study], scale).cells}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu"])
+@pytest.mark.parametrize("study", ["adautomix_robustness", "adautomix_calibration", "adautomix_occlusion"])
+def test_networks_are_those_of_the_study_of_methods(study, scale):
+    assert networks(study, scale) <= trained("adautomix_methods", scale)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu"])
+def test_the_spread_is_of_networks_of_the_open_set_studies(scale):
+    assert networks("gradmix_spread", scale) <= trained("gradmix_augmentation", scale)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
+def test_corruptions_and_closed_sets_share_their_networks(scale):
+    one, other = networks("gradmix_corruptions", scale), networks("gradmix_closed", scale)
+    assert one & other
+    assert one == other or scale == "paper"
