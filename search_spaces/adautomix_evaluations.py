@@ -64,9 +64,10 @@ ROBUSTNESS = Study(
     arms=ROBUSTNESS_ARMS,
     baseline="adautomix",
     scales=SIZES,
-    outcome=Outcome(metric="accuracy_corrupted", label="accuracy on corrupted images"),
+    outcome=Outcome(metric="accuracy_corrupted_19", label="accuracy on corrupted images, 19 kinds"),
     secondary=(
         ACCURACY,
+        Outcome(metric="accuracy_corrupted", label="accuracy on corrupted images, the usual 15 kinds"),
         lower("drop", "accuracy lost to corruptions"),
         lower("fgsm_error", "error after FGSM, 8/255"),
         lower("pgd_linf_error", "error after PGD, L-infinity, 8/255"),
@@ -77,8 +78,8 @@ ROBUSTNESS = Study(
     notes=(
         PROTOCOL,
         "The table's rows are not quoted here: only its text's two differences to AutoMix are at hand.",
-        "The paper averages over 19 corruptions; here the fifteen are averaged, and the four extra ones stand beside "
-        "them by name. They are made by the published settings, see `trainables/corruptions.py`.",
+        "As in the paper, the mean is over 19 corruptions, four of them meant for choosing by; the usual fifteen stand "
+        "beside it. They are made by the published settings, see `trainables/corruptions.py`.",
         "FGSM moves pixels by 8/255. The released code moves normalised values by as much and then cuts them to "
         "[0, 1], which destroys the image, so its errors cannot be compared.",
         "PGD is not in the paper: ten steps from a random start tell robustness from a gradient that points nowhere.",

@@ -59,6 +59,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         **{f"drop_{name}": False for name in (*SEVERITIES, *CORRUPTIONS)},
         **{f"accuracy_occluded_{percent}": True for percent in range(0, 100, 10)},
         "accuracy_corrupted": True,
+        "accuracy_corrupted_19": True,
         "accuracy_occluded": True,
         "auroc_negative": True,
         "ccr_1": True,

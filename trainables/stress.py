@@ -6,7 +6,8 @@ Official repositories: gawainxu/comprehensive_osr@d18b920, JinXins/Adversarial-A
 
 The drop at a corruption and severity is the accuracy on clean test images less that on corrupted ones; `drop` is its
 mean over the fifteen corruptions and five severities, `drop_<severity>` and `drop_<corruption>` are means over the
-other. An encoder is judged by its nearest neighbours, which have neither gradients nor probabilities.
+other. `accuracy_corrupted` is the mean accuracy on the fifteen, `accuracy_corrupted_19` on the extra ones too. An
+encoder is judged by its nearest neighbours, which have neither gradients nor probabilities.
 
 Deviations:
 1. Corrupted images are made here, see `trainables.corruptions`; all test images are judged, not GradMix's every tenth.
@@ -107,6 +108,8 @@ def train(
             shown |= arrays
     if "corruptions" in config.tests:
         metrics |= drops(metrics)
+    if {"corruptions", "extra"} <= set(config.tests):
+        metrics["accuracy_corrupted_19"] = _mean(metrics, (*CORRUPTIONS, *EXTRA))
     if "corruptions" in config.tests or "extra" in config.tests:
         shown["clean"] = np.array([accuracy])
     yield Epoch(1, metrics, lambda: {"epoch": 1}, (lambda: shown) if shown else None)
@@ -133,11 +136,16 @@ def drops(metrics: Mapping[str, float]) -> Metrics:
     rows = [[metrics[f"accuracy_{name}_{severity}"] for severity in SEVERITIES] for name in CORRUPTIONS]
     drop_KS = metrics["accuracy"] - np.array(rows)
     return {
-        "accuracy_corrupted": float(np.mean(rows)),
+        "accuracy_corrupted": _mean(metrics, CORRUPTIONS),
         "drop": float(drop_KS.mean()),
         **{f"drop_{severity}": float(each) for severity, each in zip(SEVERITIES, drop_KS.mean(0), strict=True)},
         **{f"drop_{name}": float(each) for name, each in zip(CORRUPTIONS, drop_KS.mean(1), strict=True)},
     }
+
+
+def _mean(metrics: Mapping[str, float], names: tuple[str, ...]) -> float:
+    """Accuracy over these corruptions at all severities."""
+    return float(np.mean([metrics[f"accuracy_{name}_{severity}"] for name in names for severity in SEVERITIES]))
 
 
 def _occluded(config: Config, subject: Judged, data: Data, seed: int, device: str) -> tuple[Metrics, Shown]:

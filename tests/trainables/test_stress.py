@@ -105,6 +105,13 @@ def test_drops_are_means_of_differences(of_encoder):
     assert any(drop.values())
 
 
+def test_nineteen_corruptions_are_averaged_where_all_were_made():
+    found = run(state_of(CLASSIFIER), needed=Needed("rmix", rmix.Config()), tests=("extra", "corruptions")).metrics
+    extra = np.mean([found[f"accuracy_{name}_{severity}"] for name in EXTRA for severity in range(1, 6)])
+    mean = (15 * found["accuracy_corrupted"] + 4 * extra) / 19
+    assert found["accuracy_corrupted_19"] == pytest.approx(mean)
+
+
 def test_drops_are_the_golden_ones():
     with np.load(GOLDEN / "gradmix" / "g7_schedules_aggregates.npz") as g:
         accuracy = {
