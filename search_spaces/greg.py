@@ -432,8 +432,8 @@ SAMPLING = study(
         IMAGENET,
         "In the code all sampled rows go into both terms, which the hinge and the indicator sort out. Two-way sampling "
         "has twice as many rows.",
-        "Features as they are and features divided by their mean length differ by one factor: the clusters are the same, "
-        "so are the numbers.",
+        "Features as they are and features divided by their mean length differ by one factor: the clusters are the "
+        "same, so are the numbers.",
         "The paper has no such grid on CIFAR-10: its numbers for sampling are from scratch (`greg_scratch`).",
     ),
 )
