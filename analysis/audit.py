@@ -143,7 +143,7 @@ def _epochs(done: pd.DataFrame, study: Study) -> Iterator[str]:
         yield "The best epoch was chosen by the test metric itself ('best_oracle'): the numbers are optimistic."
     for dataset, rows in done.groupby("dataset", sort=False):
         lengths = sorted({int(n) for n in rows["epochs"]})
-        if len(lengths) > 1:
+        if len(lengths) > 1 and (study.tuning is None or study.tuning.pruner == "none"):
             yield f"Trials on {dataset} ran for different numbers of epochs: {_list([str(n) for n in lengths])}."
     short = int((done["epochs"] < 10).sum())
     if study.outcome.select == "median_last_10" and short:

@@ -104,11 +104,12 @@ def headline(findings: Findings, study: Study) -> str:
     best = [one for one in found if one.best]
     if not best:
         return f"Of {len(found)} configurations none was trained to its end, so nothing is found yet."
-    named = [
-        f"{top.arm} has the best {quantity.label} ({quantity.value(top.objectives[index])})"
-        for index, (top, quantity) in enumerate(zip(tops(found, shown), shown, strict=True))
-    ]
-    tried = f"Of {len(found)} configurations tried, {' and '.join(named)}"
+    reached: dict[str, list[str]] = {}
+    for index, (top, quantity) in enumerate(zip(tops(found, shown), shown, strict=True)):
+        value = quantity.value(top.objectives[index])
+        reached.setdefault(top.arm, []).append(f"the best {quantity.label} ({value})")
+    named = " and ".join(f"{arm} has {' and '.join(what)}" for arm, what in reached.items())
+    tried = f"Of {len(found)} configurations tried, {named}"
     several = f"; {len(best)} {'is' if len(best) == 1 else 'are'} beaten by none in both" if len(shown) > 1 else ""
     return f"{tried}{several}. Chosen after looking: compare it on fresh seeds before believing it."
 

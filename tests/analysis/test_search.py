@@ -77,11 +77,17 @@ def test_each_configuration_is_there_once_as_it_was_trained_longest(found):
     assert not made[3].best, "a short run is no result"
 
 
+def asked(found):
+    study, _, findings = found
+    return search.candidates(findings, study), search.quantities(findings, study, study.tuning)
+
+
 def test_the_headline_warns_and_no_test_is_made(found):
     study, _, findings = found
     said = wording.headline(findings, study)
     best = max((one for one in search.candidates(findings, study) if not one.pruned), key=lambda one: one.objectives[0])
     assert f"Of 4 configurations tried, {best.arm} has the best AUROC" in said
+    assert said.count(" has ") == len({top.arm for top in search.tops(*asked(found))})
     assert "fresh seeds" in said
     assert findings.ranks is None
     assert findings.contrasts == ()
