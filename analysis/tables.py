@@ -339,20 +339,24 @@ def signed(number: float) -> str:
 
 
 def costs(found: Sequence[facts.Cost], study: Study) -> Table:
-    """What a run of every arm cost."""
+    """What a run of every arm cost, and how many times the baseline's mean that is."""
     named = labels(study)
     kinds = [kind for kind in facts.COSTS if any(cost.kind == kind for cost in found)]
+    known = {(cost.arm, cost.kind): cost for cost in found}
 
-    def cell(arm: str, kind: str) -> str:
-        cost = next((cost for cost in found if (cost.arm, cost.kind) == (arm, kind)), None)
+    def cells(arm: str, kind: str) -> tuple[str, str]:
+        cost, baseline = known.get((arm, kind)), known.get((study.baseline, kind))
         if cost is None:
-            return display.MISSING
+            return display.MISSING, display.MISSING
         show = display.seconds if kind == "seconds" else lambda value: display.amount(value, facts.COSTS[kind][1])
-        return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})"
+        times = display.fixed(cost.mean / baseline.mean, 2) if baseline and baseline.mean else display.MISSING
+        return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})", times
 
-    columns = (Column("arm", "left"), *(Column(facts.COSTS[kind][0]) for kind in kinds))
-    body = tuple(Row((named[arm.name], *(cell(arm.name, kind) for kind in kinds))) for arm in study.arms)
-    return Table("costs", "Cost of a finished run: mean (smallest to largest).", columns, body)
+    heads = [head for kind in kinds for head in (facts.COSTS[kind][0], "× baseline")]
+    rows = {arm.name: [cell for kind in kinds for cell in cells(arm.name, kind)] for arm in study.arms}
+    body = tuple(Row((named[arm], *row), baseline=arm == study.baseline) for arm, row in rows.items())
+    caption = "Cost of a finished run: mean (smallest to largest), and the mean over the baseline's."
+    return Table("costs", caption, (Column("arm", "left"), *map(Column, heads)), body)
 
 
 def departures(found: Sequence[facts.Departure]) -> Table | None:

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import display, report, tables, tidy, typeset, wording
+from analysis import display, facts, report, tables, tidy, typeset, wording
 from analysis.contrasts import compare
 from analysis.display import Quantity
 from analysis.findings import Findings, Interval
+from analysis.frame import Frame
 from search_spaces.study import Block, Scale, Study
 from tests.analysis import frames, samples
 
@@ -338,3 +339,17 @@ def test_arms_that_wait_for_the_same_blocks_share_a_note(findings: Findings) -> 
         f"Not run yet on digits/t1/s1, digits/t2/s2: {display.listing(arm.label for arm in others)}.",
     )
     assert wording.missing(findings.arms) == ()
+
+
+def test_costs_stand_beside_the_baselines() -> None:
+    study = samples.study(3, 4)
+    frame = samples.frame(study)
+    flops = frame.epochs["arm"].map({"layer_1": 1e12, "layer_2": 2e12, "layer_3": 5e11})
+    more = Frame(frame.trials, frame.epochs.assign(flops=flops))
+    table = tables.costs(facts.costs(more, study), study)
+    heads = ["arm", "time of a run", "× baseline", "compute of a run", "× baseline"]
+    assert [column.head for column in table.columns] == heads
+    assert [row.cells[4] for row in table.rows] == ["1.00", "2.00", "0.50"]
+    seconds = frame.trials.groupby("arm")["seconds"].mean()
+    assert [float(row.cells[2]) for row in table.rows] == pytest.approx(list(seconds / seconds["layer_1"]), abs=0.005)
+    assert [row.baseline for row in table.rows] == [True, False, False]
