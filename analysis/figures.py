@@ -299,11 +299,13 @@ def row_axes(
     """Axes with a labelled row each, at least `least_in` high, and a named horizontal axis."""
     left = drawing.label_width_in(labels)
     row = drawing.label_height_in(labels, least_in)
-    figure = drawing.canvas(row * len(labels) + 0.5 + head_in)
-    axes = drawing.panel(figure, left, 0.5, drawing.WIDTH_IN - left - right_in, row * len(labels))
+    name = drawing.wrap(axis, int((drawing.WIDTH_IN - right_in) / 0.083))
+    low = 0.5 + 0.17 * name.count("\n")
+    figure = drawing.canvas(row * len(labels) + low + head_in)
+    axes = drawing.panel(figure, left, low, drawing.WIDTH_IN - left - right_in, row * len(labels))
     drawing.row_labels(axes, labels, emphasised)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_xlabel(axis, color=MUTED, fontsize=drawing.TEXT, loc="right")
+    axes.set_xlabel(name, color=MUTED, fontsize=drawing.TEXT, loc="right")
     for index in range(1, len(labels)):
         axes.axhline(index - 0.5, color=RULE, lw=0.4, zorder=0)
     return axes

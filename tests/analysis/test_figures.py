@@ -11,6 +11,7 @@ from itertools import pairwise
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import curves, designs, drawing, facts, figures, tables
@@ -111,7 +112,7 @@ def test_computation_and_memory_get_a_panel_where_measured(study: Study, frame: 
     figure = drawn(curves.cost(more, compare(more, study), study))
     names = [" ".join(axes.get_xlabel().split()) for axes in figure.axes[2:]]
     assert names == ["compute of a run (TFLOP)", "peak memory (GB)"]
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
     assert all(one.x1 <= other.x0 for one, other in pairwise(boxes)), "labels of neighbours overlap"
     assert boxes[-1].x1 <= figure.bbox.x1
@@ -246,3 +247,18 @@ def contrast_ratio(one: str, other: str) -> float:
 
     bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
     return (bright + 0.05) / (dim + 0.05)
+
+
+def test_a_long_name_of_an_axis_stays_within_the_figure(study: Study) -> None:
+    long = dataclasses.replace(
+        study,
+        outcome=dataclasses.replace(
+            study.outcome, label="top-1 accuracy, median of the last ten epochs of the teacher"
+        ),
+    )
+    frame = samples.frame(long)
+    figure = drawn(figures.differences(compare(frame, long), long))
+    FigureCanvasAgg(figure).draw()
+    box = figure.axes[0].xaxis.label.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert figure.bbox.y0 <= box.y0
