@@ -190,7 +190,7 @@ def _drive(
         larger = _grown(plan, options, desk.over)
         if larger is plan:
             return None
-        log.append("sweep", **_launch(larger, options))
+        log.append("sweep", **_launch(larger, options, executor.job.provenance))
         return larger, tuple(ident for ident in _wanted(larger, options) if ident not in desk.over)
 
     desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options), grow=grow)
@@ -200,7 +200,7 @@ def _drive(
         raise Refused(str(error)) from error
     log = Log(options.home.log(plan.sweep))
     try:
-        log.append("sweep", **_launch(plan, options))
+        log.append("sweep", **_launch(plan, options, executor.job.provenance))
         desk.open(log, slots)
         stopped, follower = _listen(desk, executor, plan, options)
         result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=len(desk.over))
@@ -263,9 +263,9 @@ def _result(plan: Plan, home: Home) -> Result:
     return Result(tuple(found["done"]), tuple(found["failed"]), tuple(found["pending"]), plan=plan)
 
 
-def _launch(plan: Plan, options: Options) -> dict[str, Any]:
+def _launch(plan: Plan, options: Options, known: Mapping[str, Any]) -> dict[str, Any]:
     """The sweep as it is launched: what, how and from where."""
-    return _form(plan) | {"command": options.command, "provenance": provenance.collect()}
+    return _form(plan) | {"command": options.command, "provenance": known}
 
 
 def _form(plan: Plan) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _nothing_to_do(plan: Plan, options: Options) -> Result:
     if before is None or any(before[key] != value for key, value in form.items()):
         log = Log(options.home.log(plan.sweep))
         try:
-            log.append("sweep", **_launch(plan, options))
+            log.append("sweep", **_launch(plan, options, provenance.collect()))
             log.append("left", how="done")
         finally:
             log.close()

@@ -57,6 +57,8 @@ class Unavailable(RuntimeError):
 class Executor(Protocol):
     """Runs hands. A context manager: when the block is left, nothing of it trains any more."""
 
+    job: Job
+
     def __enter__(self) -> "Executor": ...
 
     def __exit__(self, *exception: object) -> None: ...

@@ -204,12 +204,13 @@ def project(home: Home, sweep: str, url: str) -> int:
             # More blocks or arms: Optuna fixes a parameter's choices with its first trial. A projection is made anew.
             optuna.delete_study(study_name=sweep, storage=storage)
             study = _stored(storage, sweep, plan)
+        metrics = [outcome.metric for outcome in plan.study.objectives]
         there = {(trial.user_attrs.get("trial"), trial.state) for trial in study.get_trials(deepcopy=False)}
         added = 0
         for ident, entry in ledger(home).items():
             if entry.record is None or ident not in fields:
                 continue
-            frozen = _frozen(entry.record, fields[ident], distributions, _objectives(plan))
+            frozen = _frozen(entry.record, fields[ident], distributions, metrics)
             if (ident, frozen.state) not in there:
                 study.add_trial(frozen)
                 added += 1
@@ -224,17 +225,10 @@ def _stored(storage: "optuna.storages.RDBStorage", sweep: str, plan: Plan) -> "o
     return optuna.create_study(
         study_name=sweep,
         storage=storage,
-        directions=_directions(_objectives(plan).values()),
+        directions=_directions(outcome.higher_is_better for outcome in plan.study.objectives),
         load_if_exists=True,
         sampler=_no_sampler(),
     )
-
-
-def _objectives(plan: Plan) -> dict[str, bool]:
-    """Metric -> whether higher is better: the outcome, or all that a search looks at."""
-    outcomes = {outcome.metric: outcome for outcome in (plan.study.outcome, *plan.study.secondary)}
-    metrics = (plan.study.outcome.metric,) if plan.study.tuning is None else plan.study.tuning.objectives
-    return {metric: outcomes[metric].higher_is_better for metric in metrics}
 
 
 def _other(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -257,16 +251,14 @@ def _storage(url: str) -> "optuna.storages.RDBStorage":
 
 def _in_memory(plan: Plan) -> "optuna.Study":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(study_name=plan.sweep, direction=_direction(plan), sampler=_no_sampler())
+    return optuna.create_study(
+        study_name=plan.sweep, directions=_directions([plan.study.outcome.higher_is_better]), sampler=_no_sampler()
+    )
 
 
 def _no_sampler() -> "optuna.samplers.BaseSampler":
     """Every parameter of a handed-out trial is fixed by the plan, so that nothing is left to draw."""
     return optuna.samplers.RandomSampler(seed=0)
-
-
-def _direction(plan: Plan) -> StudyDirection:
-    return StudyDirection.MAXIMIZE if plan.study.outcome.higher_is_better else StudyDirection.MINIMIZE
 
 
 def _places(plan: Plan) -> dict[str, dict[str, str]]:

@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from ablate.log import Record
 from ablate.plan import Plan
 from ablate.plan import plan as make_plan
-from search_spaces.study import Arm, Tuning, config_fields
-
-SHORT = "-short"
-"""Ends the name of an arm that trains a configuration for a share of the epochs only."""
+from search_spaces.study import SHORT, Arm, Tuning, config_fields
 
 
 @dataclass(frozen=True)
@@ -65,29 +62,24 @@ def _next(plan: Plan, tuning: Tuning, records: Mapping[str, Record]) -> Iterator
     looked = [one for one in tried if one.arm.name.endswith(SHORT)]
     last = looked[-tuning.round :] if len(looked) % tuning.round == 0 else looked[-(len(looked) % tuning.round) :]
     there = {arm.name for arm in plan.study.arms}
-    kept = [one for one in last if _promising(plan, tuning, looked[: len(looked) - len(last)], one)]
+    kept = [one for one in last if _promising(plan, looked[: len(looked) - len(last)], one)]
     missing = [one for one in kept if one.arm.name.removesuffix(SHORT) not in there]
     if missing:
         for one in missing:
-            yield _arm(plan, one.arm.name.removesuffix(SHORT), _values(tuning, one.arm))
+            yield _arm(plan, one.arm.name.removesuffix(SHORT), tuning.values(one.arm.config))
         return
     count = min(tuning.round, to_follow(plan))
     if not count:
         return
     told = [
-        (_values(tuning, one.arm), None if one.curves is None else [curve[-1] for curve in one.curves])
+        (tuning.values(one.arm.config), None if one.curves is None else [curve[-1] for curve in one.curves])
         for one in _longest(tried)
     ]
-    suggested = schedule.suggest(tuning, directions(plan, tuning), told, count)
+    higher = [outcome.higher_is_better for outcome in plan.study.objectives]
+    suggested = schedule.suggest(tuning, higher, told, count)
     for number, values in enumerate(suggested, start=len(_configurations(plan))):
         arm = _arm(plan, f"t{number:02d}", values)
         yield arm if tuning.pruner == "none" else _for_short(plan, tuning, arm)
-
-
-def directions(plan: Plan, tuning: Tuning) -> tuple[bool, ...]:
-    """Whether each objective is better when higher."""
-    outcomes = {outcome.metric: outcome for outcome in (plan.study.outcome, *plan.study.secondary)}
-    return tuple(outcomes[metric].higher_is_better for metric in tuning.objectives)
 
 
 def _longest(tried: Sequence[Tried]) -> list[Tried]:
@@ -98,13 +90,13 @@ def _longest(tried: Sequence[Tried]) -> list[Tried]:
     return list(found.values())
 
 
-def _promising(plan: Plan, tuning: Tuning, earlier: Sequence[Tried], one: Tried) -> bool:
+def _promising(plan: Plan, earlier: Sequence[Tried], one: Tried) -> bool:
     from ablate import schedule
 
     if one.curves is None:
         return False
     curves = [other.curves[0] for other in earlier if other.curves is not None]
-    return schedule.promising(curves, one.curves[0], higher_is_better=directions(plan, tuning)[0])
+    return schedule.promising(curves, one.curves[0], higher_is_better=plan.study.outcome.higher_is_better)
 
 
 def _tried(plan: Plan, tuning: Tuning, arm: Arm, records: Mapping[str, Record]) -> Tried:
@@ -120,11 +112,6 @@ def _tried(plan: Plan, tuning: Tuning, arm: Arm, records: Mapping[str, Record]) 
         means = zip(*measured, strict=True) if len({len(row) for row in measured}) == 1 else [[r[-1] for r in measured]]
         curves.append(tuple(sum(values) / len(values) for values in means))
     return Tried(arm, tuple(curves))
-
-
-def _values(tuning: Tuning, arm: Arm) -> dict[str, float]:
-    fields = config_fields(arm.config)
-    return {parameter.name: fields[parameter.name] for parameter in tuning.parameters}
 
 
 def _arm(plan: Plan, name: str, values: Mapping[str, float]) -> Arm:

@@ -181,7 +181,7 @@ def found(findings: Findings, study: Study) -> Picture | None:
     tried = [one for one in search.candidates(findings, study) if all(map(math.isfinite, one.objectives))]
     if not tried:
         return None
-    shown = search.quantities(findings, study, study.tuning)
+    shown = search.quantities(findings, study)
     tops = {top.arm for top in search.tops(tried, shown)}
 
     def draw() -> Figure:

@@ -6,7 +6,7 @@ seeds that the search has not seen.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from analysis import display
 from analysis.display import Quantity
 from analysis.findings import Findings
 from analysis.typeset import Column, Row, Table
-from search_spaces.study import Outcome, Study, Tuning, config_fields
-
-SHORT = "-short"
-"""Ends the name of an arm that was trained for a share of the epochs only (`ablate.tuning`)."""
+from search_spaces.study import SHORT, Study
 
 
 @dataclass(frozen=True)
@@ -47,17 +44,13 @@ def candidates(findings: Findings, study: Study) -> tuple[Candidate, ...]:
         name = arm.name.removesuffix(SHORT)
         if arm.name != name and name in there:
             continue
-        fields = config_fields(arm.config)
-        values = {parameter.name: fields[parameter.name] for parameter in study.tuning.parameters}
+        values = study.tuning.values(arm.config)
         objectives = tuple(reached[metric].get(arm.name, math.nan) for metric in study.tuning.objectives)
         found.append(Candidate(name, values, objectives, pruned=arm.name != name))
     whole = [one for one in found if not one.pruned and all(map(math.isfinite, one.objectives))]
-    higher = [outcome.higher_is_better for outcome in outcomes(study, study.tuning)]
+    higher = [outcome.higher_is_better for outcome in study.objectives]
     best = {one.arm for one, on in zip(whole, front([one.objectives for one in whole], higher), strict=True) if on}
-    return tuple(
-        Candidate(one.arm, one.values, one.objectives, one.pruned, best=not one.pruned and one.arm in best)
-        for one in found
-    )
+    return tuple(replace(one, best=one.arm in best) for one in found)
 
 
 def front(points: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> list[bool]:
@@ -67,21 +60,15 @@ def front(points: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -
     return [not bool(((x_NO >= x_O).all(1) & (x_NO > x_O).any(1)).any()) for x_O in x_NO]
 
 
-def outcomes(study: Study, tuning: Tuning) -> tuple[Outcome, ...]:
-    """The objectives as outcomes of the study."""
-    known = {outcome.metric: outcome for outcome in (study.outcome, *study.secondary)}
-    return tuple(known[metric] for metric in tuning.objectives)
-
-
 def _means(findings: Findings, study: Study, metric: str) -> dict[str, float]:
     arms = findings.arms if metric == study.outcome.metric else findings.secondary.get(metric, ())
     return {arm.arm: arm.mean.estimate for arm in arms}
 
 
-def quantities(findings: Findings, study: Study, tuning: Tuning) -> list[Quantity]:
+def quantities(findings: Findings, study: Study) -> list[Quantity]:
     """How each objective is shown."""
     shown = []
-    for outcome in outcomes(study, tuning):
+    for outcome in study.objectives:
         primary = outcome.metric == study.outcome.metric
         shown.append(
             display.quantity(outcome, findings.arms if primary else findings.secondary.get(outcome.metric, ()))
@@ -100,7 +87,7 @@ def headline(findings: Findings, study: Study) -> str:
     """What the search found, in one sentence."""
     assert study.tuning is not None
     found = candidates(findings, study)
-    shown = quantities(findings, study, study.tuning)
+    shown = quantities(findings, study)
     best = [one for one in found if one.best]
     if not best:
         return f"Of {len(found)} configurations none was trained to its end, so nothing is found yet."
@@ -118,7 +105,7 @@ def table(findings: Findings, study: Study) -> Table | None:
     """All configurations; None where the study tunes nothing."""
     if study.tuning is None:
         return None
-    shown = quantities(findings, study, study.tuning)
+    shown = quantities(findings, study)
     names = [parameter.name for parameter in study.tuning.parameters]
     columns = (
         Column("configuration", "left"),

@@ -25,6 +25,10 @@ FIGURES = ("oscr", "angles", "features", "mixes", "corruptions", "occlusion", "r
 """Drawings of what trials show that a study may name; `analysis.gallery.DRAWINGS` has each."""
 
 
+SHORT = "-short"
+"""Ends the name of an arm that a search trains for a share of the epochs only."""
+
+
 class StudyError(ValueError):
     """A study that contradicts itself. The message says what, where, what is allowed, how to mend."""
 
@@ -181,6 +185,11 @@ class Tuning:
     seed: int = 0
     """Of the sampler."""
 
+    def values(self, config: Any) -> dict[str, float]:
+        """A config's values of the parameters."""
+        fields = config_fields(config)
+        return {parameter.name: fields[parameter.name] for parameter in self.parameters}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -226,6 +235,14 @@ class Study:
         """The declared contrasts that a scale has blocks for."""
         there = self.scale(scale).datasets
         return tuple(contrast for contrast in self.contrasts if not contrast.dataset or contrast.dataset in there)
+
+    @property
+    def objectives(self) -> tuple[Outcome, ...]:
+        """What a search looks at; the outcome alone where nothing is tuned."""
+        if self.tuning is None:
+            return (self.outcome,)
+        outcomes = {outcome.metric: outcome for outcome in (self.outcome, *self.secondary)}
+        return tuple(outcomes[metric] for metric in self.tuning.objectives)
 
     def method_of(self, arm: Arm) -> str:
         """The catalogue name of the method that the arm runs."""

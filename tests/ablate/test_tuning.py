@@ -13,7 +13,7 @@ from ablate.log import Log, ledger, read
 from ablate.plan import plan
 from analysis.frame import VOLATILE
 from search_spaces import catalogue
-from search_spaces.study import Contrast, Parameter, Study, StudyError, config_fields
+from search_spaces.study import SHORT, Contrast, Parameter, Study, StudyError, config_fields
 from tests.ablate import walks
 from trainables.protocol import Needed
 
@@ -42,14 +42,14 @@ def done(tmp_path_factory):
 
 
 def configurations(whole):
-    return {arm.name.removesuffix(tuning.SHORT) for arm in whole.study.arms}
+    return {arm.name.removesuffix(SHORT) for arm in whole.study.arms}
 
 
 def test_as_many_configurations_as_declared_are_tried_the_baseline_first(done):
     _, whole = done
     assert whole.study.arms[0].name == "paper"
     assert configurations(whole) == {"paper", *(f"t{number:02d}" for number in range(1, COUNT))}
-    values = {tuple(tuning._values(whole.study.tuning, arm).values()) for arm in whole.study.arms}
+    values = {tuple(whole.study.tuning.values(arm.config).values()) for arm in whole.study.arms}
     assert len(values) == COUNT
     assert all(-1 <= drift <= 1 and 1e-4 <= pause <= 1e-2 for drift, pause in values)
 
@@ -65,11 +65,11 @@ def test_a_short_run_has_its_share_of_the_epochs_and_the_better_half_goes_on(don
         ]
         for arm in whole.study.arms
     }
-    short = {name: rows for name, rows in reached.items() if name.endswith(tuning.SHORT)}
+    short = {name: rows for name, rows in reached.items() if name.endswith(SHORT)}
     assert {len(row) for rows in short.values() for row in rows} == {2}
     assert {len(row) for name, rows in reached.items() if name not in short for row in rows} == {6}
     means = [max(sum(pair) / 2 for pair in zip(*rows, strict=True)) for rows in short.values()]
-    names = [name.removesuffix(tuning.SHORT) for name in short]
+    names = [name.removesuffix(SHORT) for name in short]
     # The first round has none before it. The second is held against the median of the first's four at epoch 2.
     last = [sum(row[-1] for row in rows) / 2 for rows in short.values()]
     median = sum(sorted(last[:4])[1:3]) / 2

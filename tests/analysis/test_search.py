@@ -79,7 +79,7 @@ def test_each_configuration_is_there_once_as_it_was_trained_longest(found):
 
 def asked(found):
     study, _, findings = found
-    return search.candidates(findings, study), search.quantities(findings, study, study.tuning)
+    return search.candidates(findings, study), search.quantities(findings, study)
 
 
 def test_the_headline_warns_and_no_test_is_made(found):
@@ -106,7 +106,7 @@ def test_the_figure_has_a_point_for_each(found):
     picture = designs.found(findings, study)
     axes = picture.draw().axes[0]
     drawn = sorted(tuple(np.ravel(line.get_xydata())) for line in axes.lines)
-    shown = search.quantities(findings, study, study.tuning)
+    shown = search.quantities(findings, study)
     expected = sorted(
         tuple(value * quantity.unit for value, quantity in zip(one.objectives, shown, strict=True))
         for one in search.candidates(findings, study)
