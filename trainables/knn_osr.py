@@ -18,7 +18,7 @@ from typing import Literal
 from trainables import backbones, openset
 from trainables.config import check_types, require
 from trainables.datasets import Data
-from trainables.protocol import Epoch, Needed, State
+from trainables.protocol import Epoch, Needed, State, rebuildable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,6 @@ def train(
     del seed
     if resume is not None:
         return
-    missing = [key for key in ("network", "weights") if key not in network]
-    if missing:
-        raise ValueError(
-            f"the needed trial's final state has no {' and no '.join(map(repr, missing))}, so no network "
-            f"can be rebuilt. It has: {', '.join(sorted(network))}. A method that others score must store both."
-        )
-    model = backbones.rebuild(network["network"], network["weights"]).to(device)
+    model = backbones.rebuild(*rebuildable(network)).to(device)
     metrics = openset.evaluate(model.embed, data, k=config.k, score=config.score, feature=config.feature, device=device)
     yield Epoch(1, metrics, lambda: {"epoch": 1})

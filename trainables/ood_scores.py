@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from trainables import classifiers, detection, loop, openset
 from trainables.config import ConfigError, check_types, require
 from trainables.datasets import Data
-from trainables.protocol import Epoch, Needed, State
+from trainables.protocol import Epoch, Needed, State, rebuildable
 
 Detector = Literal[
     "msp",
@@ -120,13 +120,7 @@ def rebuilt(state: State) -> classifiers.Classifier:
     Raises:
         ValueError: the state describes none.
     """
-    missing = [key for key in ("network", "weights") if key not in state]
-    if missing:
-        raise ValueError(
-            f"the needed trial's final state has no {' and no '.join(map(repr, missing))}, so no network can be "
-            f"rebuilt. It has: {', '.join(sorted(state))}. A method that others score must store both."
-        )
-    return classifiers.rebuild(state["network"], state["weights"])
+    return classifiers.rebuild(*rebuildable(state))
 
 
 @torch.no_grad()

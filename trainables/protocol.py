@@ -61,5 +61,20 @@ class Method:
     config: type
 
 
+def rebuildable(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What rebuilds the network of another trial's final state: its description and its weights.
+
+    Raises:
+        ValueError: the state has not both.
+    """
+    missing = [key for key in ("network", "weights") if key not in state]
+    if missing:
+        raise ValueError(
+            f"the needed trial's final state has no {' and no '.join(map(repr, missing))}, so no network can be "
+            f"rebuilt. It has: {', '.join(sorted(state))}. A method that others score must store both."
+        )
+    return state["network"], state["weights"]
+
+
 class Diverged(RuntimeError):
     """The loss or a weight is no longer finite. The trial has failed, and trying again would not help."""
