@@ -1,12 +1,15 @@
 """The command line as a test calls it: in this process, with what it printed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from ablate import driver
 from ablate.__main__ import main
+from ablate.plan import Plan
 
 TOY = str(Path(__file__).with_name("toy.py"))
 OFF = ("--mlflow", "none", "--optuna", "none")
@@ -48,3 +51,32 @@ class Shell:
 def files(folder: Path) -> Sequence[str]:
     """Every file below the folder, relative to it."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def stopped_after(ends: int) -> Iterator[None]:
+    """Ctrl-C when so many trials have ended; with 0, while the data is checked."""
+    original = driver.run
+
+    def interrupting(
+        plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None], check: Callable[[], None]
+    ) -> driver.Result:
+        ended = 0
+
+        def hear(event: driver.Event) -> None:
+            nonlocal ended
+            watch(event)
+            ended += event.kind == "ended"
+            if ended == ends:
+                raise KeyboardInterrupt
+
+        def checked() -> None:
+            check()
+            if not ends:
+                raise KeyboardInterrupt
+
+        return original(plan, options, hear, checked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "run", interrupting)
+        yield

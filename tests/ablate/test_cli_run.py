@@ -1,18 +1,15 @@
 """run, resume, status, report and show on a study whose numbers are known."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ablate import driver
 from ablate.home import Home
 from ablate.lock import hold
 from ablate.log import Log, ledger
-from ablate.plan import Plan
 from tests.ablate import toy
-from tests.ablate.console import OFF, TOY, Shell
+from tests.ablate.console import OFF, TOY, Shell, stopped_after
 
 
 @pytest.fixture
@@ -103,31 +100,12 @@ def test_report_and_resume_follow_the_last_launch(shell: Shell) -> None:
     assert len(lines_of(shell.home, "ended")) == ended
 
 
-def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = driver.run
-
-    def interrupting(
-        plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None], check: Callable[[], None]
-    ) -> driver.Result:
-        ended = 0
-
-        def hear(event: driver.Event) -> None:
-            nonlocal ended
-            watch(event)
-            ended += event.kind == "ended"
-            if ended == 5:
-                raise KeyboardInterrupt
-
-        return original(plan, options, hear, check)
-
-    monkeypatch.setattr(driver, "run", interrupting)
-    stopped = shell.trains()
+def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(shell: Shell) -> None:
+    with stopped_after(5):
+        stopped = shell.trains()
     assert stopped.code == 130
     assert "5 of 12 trials are done" in stopped.err
     assert f"python -m ablate resume {TOY}:toy --home {shell.home}" in stopped.err
-    monkeypatch.setattr(driver, "run", original)
     assert "To go on" in shell("status").out
     assert shell("resume", f"{TOY}:toy", "--local", *OFF).code == 0
     trained = [line["trial"] for line in lines_of(shell.home, "ended")]

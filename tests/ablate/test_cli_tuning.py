@@ -1,16 +1,12 @@
 """A search by the command line: it grows, is interrupted, shown and narrowed."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ablate import driver
-from ablate.plan import Plan
 from tests.ablate import walks
-from tests.ablate.console import OFF, Answered, Shell
+from tests.ablate.console import OFF, Answered, Shell, stopped_after
 
 SEARCH = f"{walks.__file__}:search"
 SMOKE = ("--scale", "smoke")
@@ -23,35 +19,6 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 def searches(shell: Shell, *words: str) -> Answered:
     return shell("run", SEARCH, *SMOKE, "--local", *OFF, *words)
-
-
-@contextmanager
-def stopped_after(ends: int) -> Iterator[None]:
-    """Ctrl-C when so many trials have ended; with 0, while the data is checked."""
-    original = driver.run
-
-    def interrupting(
-        plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None], check: Callable[[], None]
-    ) -> driver.Result:
-        ended = 0
-
-        def hear(event: driver.Event) -> None:
-            nonlocal ended
-            watch(event)
-            ended += event.kind == "ended"
-            if ended == ends:
-                raise KeyboardInterrupt
-
-        def checked() -> None:
-            check()
-            if not ends:
-                raise KeyboardInterrupt
-
-        return original(plan, options, hear, checked)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "run", interrupting)
-        yield
 
 
 def test_a_search_stopped_in_a_later_round_goes_on_by_run_and_is_counted_whole(shell: Shell) -> None:

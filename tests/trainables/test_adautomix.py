@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainables.toys import open_set
+from tests.trainables.watched import Watched
 from trainables import adautomix, mixblock, teachers, twoheads
 from trainables.adautomix import ADAUTOMIX, AUTOMIX, BY_HAND, EQ15, SWIN, Config
 from trainables.config import ConfigError
@@ -378,26 +378,6 @@ def test_inner_steps_are_counted():
     assert len({weight for weight, _ in moved.values()}) == 3
 
 
-class Watched(TorchDispatchMode):
-    """What a step makes the host wait for on an accelerator; convolutions, forward and with which gradients back."""
-
-    def __init__(self):
-        super().__init__()
-        self.reads, self.forward, self.back = [], 0, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        aten = torch.ops.aten
-        if func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal):
-            self.reads.append(func)
-        if func.overloadpacket is aten.index and any(part is not None and part.dtype == torch.bool for part in args[1]):
-            self.reads.append(func)
-        if func.overloadpacket is aten.convolution and args[1].shape[2] > 1:
-            self.forward += 1
-        if func.overloadpacket is aten.convolution_backward and args[2].shape[2] > 1:
-            self.back.append(tuple(args[-1][:2]))
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_step_never_waits_for_the_device(arm):
     config, trio, step = a_step(ARMS[arm])
@@ -415,7 +395,7 @@ def test_a_step_makes_the_passes_that_its_price_is_of(fields, student):
     config, trio, step = a_step(replace(TINY, **fields), first=0.5)
     optimizer = adautomix.optimizer_of(config, trio, "cpu")
     convolutions = sum(isinstance(p, nn.Conv2d) and p.kernel_size[0] > 1 for p in trio.student.modules())
-    with Watched() as watched:
+    with Watched(side=2) as watched:
         adautomix.update(config, trio, optimizer, step)
     assert watched.forward == convolutions * (student + 2)
     assert sum(weights for _, weights in watched.back) == convolutions * student
