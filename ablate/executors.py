@@ -48,6 +48,10 @@ class Lost:
 
     hand: int | None
     why: str
+    node: str = ""
+    """Id of the node where it was, where that is known."""
+    node_died: bool = False
+    """The whole node went, by a preemption or a cut cable: not the doing of the trials on it."""
 
 
 class Unavailable(RuntimeError):

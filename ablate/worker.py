@@ -65,13 +65,31 @@ class Hand:
     """With the number of the attempt that this is, from 1."""
     budget_s: float = math.inf
     """What was not begun by then is handed back, so that no worker waits for another's leftovers."""
+    gpus: float | None = None
+    """What its worker gets, may be a fraction; None: as every trial."""
+    avoid: tuple[str, ...] = ()
+    """Ids of nodes where it must not be run."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is."""
+
+    node: str = ""
+    """Its node's id in the cluster; empty in the driver's own process."""
+    host: str = field(default_factory=socket.gethostname)
+    gpus: tuple[str, ...] = ()
+    """Those that it was given, as CUDA_VISIBLE_DEVICES names them on that host."""
 
 
 @dataclass(frozen=True)
 class Began:
-    """A trial was taken up."""
+    """A trial was taken up, and where: see `Place`."""
 
     trial: str
+    node: str = ""
+    host: str = ""
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,15 +111,16 @@ Message = Began | Progress | Record | Adopted | Back
 """What a worker tells its driver."""
 
 
-def play(hand: Hand, job: Job) -> Iterator[Message]:
+def play(hand: Hand, job: Job, place: Place | None = None) -> Iterator[Message]:
     """Runs the hand's trials in order. Closing the generator leaves the current one resumable."""
+    place = place or Place()
     begun = time.perf_counter()
     for position, (trial, attempt) in enumerate(hand.trials):
         if position and time.perf_counter() - begun > hand.budget_s:
             yield Back(tuple(trial.id for trial, _ in hand.trials[position:]))
             return
         try:
-            yield Began(trial.id)
+            yield Began(trial.id, place.node, place.host, place.gpus)
             yield from run_trial(trial, job, attempt)
         except Locked:
             yield Back((trial.id,), busy=True)
