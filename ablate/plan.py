@@ -8,7 +8,7 @@ wanted by three studies is one trial.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces.study import Block, Scale, Study, config_fields
@@ -68,22 +68,29 @@ def plan(study: Study, scale: str, *, arms: Iterable[str] | None = None, blocks:
     cells: list[Cell] = []
     for block in size.blocks[:blocks]:
         data = {"protocol": block.dataset, "split": block.split} | dict(size.data)
+        elsewhere = {name: {"split": block.split} | dict(fields) for name, fields in size.needed_data.items()}
         for arm in wanted:
             label = f"{arm.name} {block.name}"
             settings = size.settings_for(arm, block.dataset)
-            ident = _add(trials, study.method_of(arm), config_fields(arm.config), settings, data, block.seed, label)
+            want = _Wanted(settings, elsewhere, block.seed, label)
+            ident = _add(trials, study.method_of(arm), config_fields(arm.config), data, want)
             cells.append(Cell(arm.name, block, ident))
     return Plan(study, size, tuple(cells), tuple(trials.values()))
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What a cell's trial and those that it needs have in common."""
+
+    settings: Mapping[str, Any]
+    elsewhere: Mapping[str, Mapping[str, Any]]
+    """Name -> data of needed trials that are trained on other data."""
+    seed: int
+    label: str
+
+
 def _add(
-    trials: dict[str, Trial],
-    method: str,
-    config: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    data: Mapping[str, Any],
-    seed: int,
-    label: str,
+    trials: dict[str, Trial], method: str, config: Mapping[str, Any], data: Mapping[str, Any], want: _Wanted
 ) -> str:
     """Adds the trial and, before it, those it needs; returns its id."""
     full: dict[str, Any] = {}
@@ -91,12 +98,14 @@ def _add(
     for name, value in config.items():
         if isinstance(value, Mapping) and "needs" in value:
             other = value["needs"]
-            needs[name] = _add(trials, other["method"], other["config"], settings, data, seed, f"needed by {label}")
+            own = want.elsewhere[other["data"]] if other.get("data") else data
+            before = replace(want, label=f"needed by {want.label}")
+            needs[name] = _add(trials, other["method"], other["config"], own, before)
             full[name] = {"trial": needs[name]}
         else:
-            full[name] = settings.get(name, value)
-    ident = trial_id(method, full, data, seed)
-    trials.setdefault(ident, Trial(ident, method, full, dict(data), seed, needs, label))
+            full[name] = want.settings.get(name, value)
+    ident = trial_id(method, full, data, want.seed)
+    trials.setdefault(ident, Trial(ident, method, full, dict(data), want.seed, needs, want.label))
     return ident
 
 

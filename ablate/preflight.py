@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ablate.home import Home
-from ablate.plan import Plan
+from ablate.plan import Plan, Trial
 from ablate.request import UsageError
+from trainables.protocol import Needed
 
 
 def check_home(home: Home) -> None:
@@ -28,16 +29,35 @@ def check_home(home: Home) -> None:
 
 
 def check_methods(plan: Plan) -> None:
-    """Every method that a study of the user's own names can be found; the catalogue's studies are tested.
+    """Every method that a study of the user's own names can be found, and what needs another trial can use it.
+
+    Methods of the catalogue's studies are tested; without needs there is nothing to look at, and torch is not imported.
 
     Raises:
         ConfigError, OriginError: it cannot.
     """
-    if plan.study.origin:
-        from trainables import catalogue
+    if not plan.study.origin and not any(trial.needs for trial in plan.trials):
+        return
+    from trainables import catalogue
+    from trainables.datasets import DataSpec
 
-        for method in sorted({trial.method for trial in plan.trials}):
-            catalogue.find(method, plan.study.origin)
+    trials = {trial.id: trial for trial in plan.trials}
+    for trial in plan.trials:
+        method = catalogue.find(trial.method, plan.study.origin)
+        if method.check is not None:
+            needed = {field: DataSpec(**trials[ident].data) for field, ident in trial.needs.items()}
+            config = _typed(trial, trials, plan.study.origin)
+            method.check(config, DataSpec(**trial.data), needed)
+
+
+def _typed(trial: Trial, trials: Mapping[str, Trial], origin: str) -> Any:
+    """The trial's config as its method is given it."""
+    from trainables import catalogue
+    from trainables.config import from_plain
+
+    needed = {field: trials[ident] for field, ident in trial.needs.items()}
+    placed = {field: Needed(each.method, _typed(each, trials, origin)) for field, each in needed.items()}
+    return from_plain(catalogue.find(trial.method, origin).config, {**trial.config, **placed})
 
 
 def check_data(plan: Plan, home: Home, source: Path | None) -> None:

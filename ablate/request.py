@@ -211,7 +211,8 @@ def _typed(study: Study, method: str, fields: Mapping[str, Any]) -> Any:
     for name, value in fields.items():
         if isinstance(value, Mapping) and "needs" in value:
             other = value["needs"]
-            placed[name] = Needed(other["method"], _typed(study, other["method"], other["config"]))
+            config = _typed(study, other["method"], other["config"])
+            placed[name] = Needed(other["method"], config, other.get("data", ""))
     return from_plain(catalogue.find(method, study.origin).config, placed)
 
 

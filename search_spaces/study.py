@@ -87,6 +87,9 @@ class Scale:
     """Dataset -> config fields that this scale changes on it, over `settings`: protocols differ in epochs."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `trainables.datasets.DataSpec` besides protocol and split: side, per_class, test_per_class."""
+    needed_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name that a `Needed` gives as its data -> fields of `trainables.datasets.DataSpec`, with the protocol. The split
+    is the block's where none is given."""
     cpus: float = 1.0
     gpus: float = 0.0
     """Per trial; `--gpus-per-trial` overrides."""
@@ -420,6 +423,26 @@ def _check_scales(study: Study, fail: Callable[[str], NoReturn]) -> None:
                 fail(f"scale {scale.name!r} has settings for {dataset!r}, but no block of it.")
         for dataset in scale.datasets:
             _check_settings(study, scale, dataset, fail)
+        _check_needed_data(study, scale, fail)
+
+
+def _check_needed_data(study: Study, scale: Scale, fail: Callable[[str], NoReturn]) -> None:
+    wanted = {name for arm in study.arms for name in _data_names(config_fields(arm.config))}
+    for name in sorted(wanted):
+        if "protocol" not in scale.needed_data.get(name, {}):
+            fail(
+                f"an arm needs a trial on {name!r} data, and scale {scale.name!r} does not say which those are."
+                f"{nearest(name, scale.needed_data)} Give needed_data={{{name!r}: {{'protocol': ...}}}}."
+            )
+    for name in sorted(scale.needed_data):
+        if name not in wanted:
+            fail(f"scale {scale.name!r} has needed_data {name!r}, which no arm asks for.{nearest(name, wanted)}")
+
+
+def _data_names(fields: Mapping[str, Any]) -> set[str]:
+    """The data that needed trials name, at any depth."""
+    needed = [value["needs"] for value in fields.values() if isinstance(value, Mapping) and "needs" in value]
+    return {each["data"] for each in needed if each.get("data")}.union(*(_data_names(n["config"]) for n in needed))
 
 
 def _check_settings(study: Study, scale: Scale, dataset: str, fail: Callable[[str], NoReturn]) -> None:
@@ -450,7 +473,7 @@ def configured(config: Any, settings: Mapping[str, Any]) -> Any:
     for name, kind in kinds.items():
         value = getattr(config, name)
         if isinstance(value, Needed):
-            changes[name] = Needed(value.method, configured(value.config, settings))
+            changes[name] = dataclasses.replace(value, config=configured(value.config, settings))
         elif name in settings:
             changes[name] = settings[name]
             if kind is float and isinstance(settings[name], int):

@@ -150,11 +150,14 @@ def _tupled(value: Any) -> Any:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """Field name -> plain JSON value; a `Needed` becomes {"needs": {"method": ..., "config": {...}}}."""
+    """Field name -> plain JSON value; a `Needed` becomes {"needs": {"method": ..., "config": {...}}}, and 'data' there
+    where it names some.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, Needed):
-            return {"needs": {"method": value.method, "config": to_plain(value.config)}}
+            own = {"data": value.data} if value.data else {}
+            return {"needs": {"method": value.method, "config": to_plain(value.config), **own}}
         if isinstance(value, tuple | list):
             return [plain(item) for item in value]
         return value

@@ -158,12 +158,14 @@ class Protocol:
     def __post_init__(self) -> None:
         _check_disjoint(self)
         if self.outside:
+    closed: bool = False
+    """Whether there are only the known classes: the others are left out, rather than unknown."""
             outside.check_classes(self.source, self.known, self.outside)
 
     @property
     def open_set(self) -> bool:
         """Whether there are unknown images."""
-        return self.known is not None and not self.outside
+        return self.known is not None and not self.outside and not self.closed
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -340,12 +342,19 @@ PROTOCOLS: dict[str, Protocol] = {
     "imagenet-closed": Protocol(source="imagenet", colour=_IMAGENET),
     "imagenet64-closed": Protocol(source="imagenet64", colour=_IMAGENET),
     "emnist-letters-closed": Protocol(source="emnist-letters"),
+    "digits-known": Protocol(source="digits", known=splits.MNIST, closed=True),
+    "digits-others": Protocol(source="digits", known=splits.DIGITS_OTHERS, closed=True),
     "emnist-balanced-closed": Protocol(source="emnist-balanced"),
     "emnist-digits-closed": Protocol(source="emnist-digits"),
 }
-"""Every protocol by name; `<data set>-closed` are plain classification."""
+"""Every protocol by name; `<data set>-closed` are plain classification, of the first 100 classes in sorted order in
+'tinyimagenet100-closed'. 'digits-known' and 'digits-others' share out the digits, to train on some and go on with the
+others."""
 
 
+    "tinyimagenet100-closed": Protocol(
+        source="tinyimagenet", known=(tuple(range(100)),), closed=True, colour=_IMAGENET
+    ),
 def protocol_of(spec: DataSpec) -> Protocol:
     """The spec's protocol.
 
@@ -374,6 +383,15 @@ def class_split(spec: DataSpec) -> tuple[splits.Classes, splits.Classes]:
     """
     protocol = protocol_of(spec)
     every = range(SOURCES[protocol.source].expected or 0)
+def channels(spec: DataSpec) -> int:
+    """Of the images that a spec means: 1, grey, or 3.
+
+    Raises:
+        DataError: no such protocol or split.
+    """
+    return 1 if SOURCES[protocol_of(spec).source].mode == "L" else 3
+
+
     if protocol.known is None:
         return tuple(every), ()
     if spec.split < len(protocol.known):
@@ -512,8 +530,7 @@ def _prepare(
         original = stored[pick.source].arrays[f"{array}.labels"]
         rows = _chosen(pick, original, spec, protocol.held_out)
         invert = protocol.inverted and pick.source == protocol.unknown_source
-        channels = 1 if SOURCES[protocol.source].mode == "L" else 3
-        sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert, channels))
+        sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert, channels(spec)))
         writer.put(f"{part}.original", original[rows])
         writer.put(f"{part}.labels", np.array([pick.labels[int(number)] for number in original[rows]], dtype=np.int64))
     if len(sides) > 1:

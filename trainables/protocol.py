@@ -39,14 +39,18 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Needed:
-    """A config field's value that asks for the final state of another trial on the same data and seed.
+    """A config field's value that asks for the final state of another trial on the same seed.
 
     The plan runs that trial first, once for all that want it, and `train` receives its final state as
     `needs[<field name>]`.
+
+    data: what that trial is trained on, where it is not the data of the trial that asks: a name that the study's scale
+        explains (`Scale.needed_data`), so that each size of a study has its own.
     """
 
     method: str
     config: Any
+    data: str = ""
 
 
 Train = Callable[..., Iterator[Epoch]]
@@ -59,6 +63,9 @@ class Method:
 
     train: Train
     config: type
+    check: Callable[[Any, Any, Mapping[str, Any]], None] | None = None
+    """check(config, data specification, {field: that of the needed trial}) refuses, before any trial runs, what can be
+    known to fail: it raises ConfigError. None: nothing can, beyond what the config checks itself."""
 
 
 def rebuildable(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -82,9 +82,12 @@ LETTERS_NEGATIVE = _table("0 1 2 3 4 5 7 9 10 12 13")
 """Of EMNIST's letters: a b c d e f h j k m n. The letters g, i, l, o look like digits and are left out."""
 LETTERS_UNKNOWN = _table("15 16 17 18 19 20 21 22 23 24 25")
 """p to z."""
-DIGITS_NEGATIVE = tuple(tuple(sorted({*range(10)} - {*known}))[:2] for known in MNIST)
-"""The first two of the four digits that are not known; the other two are unknown. Ours."""
-DIGITS_UNKNOWN = tuple(tuple(sorted({*range(10)} - {*known}))[2:] for known in MNIST)
+DIGITS_OTHERS = tuple(tuple(sorted({*range(10)} - {*known})) for known in MNIST)
+"""The four digits that are not known. Ours, as what is made of them:"""
+DIGITS_NEGATIVE = tuple(row[:2] for row in DIGITS_OTHERS)
+"""the first two of them;"""
+DIGITS_UNKNOWN = tuple(row[2:] for row in DIGITS_OTHERS)
+"""the other two."""
 OMNIGLOT_NEGATIVE: Names = (("Balinese/", "Greek/", "Korean/", "Sanskrit/"),)
 """Of eight alphabets in order of their names every other one. Some characters look like digits. Ours."""
 OMNIGLOT_UNKNOWN: Names = (

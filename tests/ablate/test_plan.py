@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ablate.plan import plan, trial_id
-from search_spaces.study import Block, Scale, StudyError
+from search_spaces.study import Arm, Block, Scale, StudyError
 from tests.ablate import walks
 from trainables.protocol import Needed
 
@@ -79,3 +79,36 @@ def test_plan_survives_the_studys_json_form():
 def test_unknown_arm_names_the_nearest():
     with pytest.raises(StudyError, match="Did you mean 'right'"):
         plan(walks.walk, "smoke", arms=["rigth"])
+
+
+OTHERS = dataclasses.replace(SCORED.scales[0], needed_data={"before": {"protocol": "digits-known", "side": 16}})
+
+
+def on_others(scale: Scale):
+    """The plan of a study whose one arm scores walks on other data."""
+    arm = Arm(name="near", method="score", config=walks.Score(network=Needed("walk", walks.Walk(), data="before")))
+    return plan(dataclasses.replace(SCORED, arms=(arm,), contrasts=(), scales=(scale,)), "smoke")
+
+
+def test_a_needed_trial_may_have_other_data_with_the_blocks_seed_and_split():
+    block = Block(dataset="digits-others", split=3, seed=7)
+    walker, scorer = on_others(dataclasses.replace(OTHERS, blocks=(block,))).trials
+    assert walker.data == {"protocol": "digits-known", "split": 3, "side": 16}
+    assert scorer.data == {"protocol": "digits-others", "split": 3}
+    assert (walker.seed, scorer.seed) == (7, 7)
+    assert scorer.config["network"] == {"trial": walker.id}
+    fixed = dataclasses.replace(OTHERS, blocks=(block,), needed_data={"before": {"protocol": "mnist", "split": 0}})
+    assert on_others(fixed).trials[0].data["split"] == 0
+
+
+def test_needed_data_are_part_of_the_identity_and_survive_the_json_form():
+    one, other = on_others(OTHERS), on_others(dataclasses.replace(OTHERS, needed_data={"before": {"protocol": "svhn"}}))
+    assert {t.id for t in one.trials}.isdisjoint(t.id for t in other.trials)
+    again = type(one.study).from_plain(json.loads(json.dumps(one.study.to_plain())))
+    assert plan(again, "smoke").trials == one.trials
+
+
+def test_trials_on_one_data_set_are_shared_by_blocks_on_several():
+    blocks = (Block(dataset="digits"), Block(dataset="digits-others"))
+    trials = on_others(dataclasses.replace(OTHERS, blocks=blocks)).trials
+    assert [trial.method for trial in trials] == ["walk", "score", "score"]

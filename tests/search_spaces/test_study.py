@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from search_spaces.study import Arm, Block, Contrast, Outcome, Scale, Source, Study, StudyError
+from search_spaces.study import Arm, Block, Contrast, Outcome, Scale, Source, Study, StudyError, configured
 from trainables.config import check_types, require
 from trainables.protocol import Needed
 
@@ -117,3 +117,33 @@ def test_plain_form_survives_json_twice():
     assert again.scales[0].blocks == PAPER.blocks
     assert again.contrasts == STUDY.contrasts
     assert again.arm("read").config["network"]["needs"]["config"]["epochs"] == 5
+
+
+def elsewhere(**data: object) -> Study:
+    """A study whose second reading needs a network that was trained on other data."""
+    arms = (*STUDY.arms, Arm(name="moved", config=Reading(network=Needed("toy_method", Config(), data="before"))))
+    return changed(arms=arms, scales=(replace(PAPER, **data),))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, r"needs a trial on 'before' data, .*needed_data=\{'before': \{'protocol': ...\}\}"),
+        ({"before": {"side": 8}}, "needs a trial on 'before' data"),
+        ({"befor": {"protocol": "mnist"}}, "Did you mean 'befor'"),
+        ({"before": {"protocol": "mnist"}, "after": {"protocol": "mnist"}}, "'after', which no arm asks for"),
+    ],
+)
+def test_data_of_needed_trials_are_explained_by_every_scale(data, says):
+    with pytest.raises(StudyError, match=says):
+        elsewhere(needed_data=data)
+
+
+def test_data_of_needed_trials_survive_the_plain_form_and_a_scales_settings():
+    study = elsewhere(needed_data={"before": {"protocol": "mnist", "side": 8}}, settings={"epochs": 2})
+    again = Study.from_plain(json.loads(json.dumps(study.to_plain())))
+    assert again.to_plain() == study.to_plain()
+    assert again.arm("moved").config["network"]["needs"]["data"] == "before"
+    assert "data" not in again.arm("read").config["network"]["needs"]
+    moved = configured(study.arm("moved").config, study.scales[0].settings).network
+    assert (moved.data, moved.config.epochs) == ("before", 2)

@@ -455,3 +455,46 @@ def test_folders_of_images_become_middle_squares_of_the_wanted_classes(cache: Pa
     # The middle square of 20 x 40 is the painted one, and paint tells the class.
     assert [int(image[8, 8, 0]) for image in data.test.pixels] == list(range(30))
     assert int(data.test.pixels[7].min()) == int(data.test.pixels[7].max()) == 7
+
+
+# Parts of a data set alone
+
+
+def test_digits_are_shared_out_between_the_known_and_the_others(cache: Path) -> None:
+    for split in range(5):
+        known, others = (
+            open_data(DataSpec(protocol=name, split=split), cache=cache) for name in ("digits-known", "digits-others")
+        )
+        assert known.classes + others.classes != tuple("0123456789")
+        assert sorted(known.classes + others.classes) == list("0123456789")
+        assert [len(known.classes), len(others.classes)] == [6, 4]
+        for data in (known, others):
+            assert not data.others
+            names = [data.classes[label] for label in data.train.labels]
+            assert names == [str(number) for number in data.train.original]
+        whole = open_data(DataSpec(protocol="digits", split=split), cache=cache)
+        np.testing.assert_array_equal(known.train.pixels, whole.train.pixels)
+        np.testing.assert_array_equal(known.test.pixels, whole.test.pixels)
+
+
+def test_half_of_tinyimagenet_is_its_first_hundred_classes() -> None:
+    known, others = class_split(DataSpec(protocol="tinyimagenet100-closed"))
+    assert known == tuple(range(100))
+    assert set(others) == set(range(100, 200))
+    assert not PROTOCOLS["tinyimagenet100-closed"].open_set
+
+
+@needs_shared
+def test_half_of_tinyimagenet_in_real_images(cache: Path) -> None:
+    spec = DataSpec(protocol="tinyimagenet100-closed", per_class=1, test_per_class=1)
+    data = open_data(spec, cache=cache, source=SHARED)
+    assert len(data.classes) == 100
+    assert list(data.classes) == sorted(data.classes)
+    assert data.classes[0].startswith("n01443537")
+    assert sorted(data.train.labels.tolist()) == list(range(100))
+    assert not data.others
+
+
+def test_channels_are_those_of_the_known_images() -> None:
+    assert datasets.channels(DataSpec(protocol="digits-ood")) == 1
+    assert datasets.channels(DataSpec(protocol="cifar10-ood")) == 3
