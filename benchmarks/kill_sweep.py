@@ -1,11 +1,14 @@
 """SIGKILL a sweep at random moments, go on until it is done, and compare with a sweep that nobody disturbed.
 
-    python -m benchmarks.kill_sweep [--trials 200] [--kills 20] [--seed 0] [--home DIR]
+    python -m benchmarks.kill_sweep [--study kills] [--trials 200] [--kills 20] [--seed 0] [--home DIR]
 
 Kills, in turn and at seeded moments: the driver's whole process group, one Ray worker, Ray's raylet, Ray's GCS. After
 each kill of the driver nothing of it may live on. At the end: the frame equals that of an undisturbed in-process sweep
 bit for bit (volatile columns aside), every trial ended once in the log, Optuna's storage and MLflow have each once and
 none RUNNING.
+
+Where the trials of the study go on from one that they share (`--study pretrained`, or one of the catalogue as
+`greg_base`, at `smoke`), the first kills strike while that one is trained.
 
 Only processes that descend from the driver started here are killed.
 """
@@ -23,8 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ablate import processes
@@ -33,12 +36,34 @@ from ablate.home import Home
 from ablate.log import read
 from ablate.plan import Plan, plan
 from analysis.frame import VOLATILE
+from search_spaces import catalogue
 from search_spaces.study import Study
+from trainables.protocol import Needed
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ("commit", "dirty")
 """Not compared: somebody may commit to the repository while the sweeps run."""
 VICTIMS = ("driver", "worker", "driver", "raylet", "worker", "driver", "gcs_server")
+
+
+@dataclass(frozen=True)
+class Strike:
+    """Whom to kill, and when."""
+
+    victim: str
+    during: str = ""
+    """Id of the trial that is being trained then; '': after some more ends, whatever is trained."""
+
+
+def in_turn(kills: int) -> list[Strike]:
+    """So many at any moment."""
+    return [Strike(VICTIMS[k % len(VICTIMS)]) for k in range(kills)]
+
+
+def around(whole: Plan, during: Iterable[str], after: Iterable[str]) -> list[Strike]:
+    """Some while the first trial that others need is trained, then some at any moment."""
+    shared = next(ident for trial in whole.trials for ident in trial.needs.values())
+    return [*(Strike(victim, shared) for victim in during), *(Strike(victim) for victim in after)]
 
 
 @dataclass
@@ -59,40 +84,71 @@ def study(trials: int, epochs: int = 6, pause: float = 0.06) -> Study:
     return walks.study("kills", arms, blocks=trials // 8)
 
 
-def drive(home: Path, trials: int, sinks: bool) -> Result:
+def pretrained() -> Study:
+    """Six short random walks that go on from the end of a long one."""
+    from tests.ablate import walks
+
+    start = Needed("walk", walks.Walk(epochs=12, pause=0.25))
+    arms = {f"d{k}": walks.Walk(drift=0.1 * k, epochs=3, pause=0.1, start=start) for k in range(6)}
+    return walks.study("pretrained", arms, blocks=1)
+
+
+def named(name: str, trials: int = 0) -> Study:
+    """The study that a driver is started for: one of those above, or one of the catalogue, pre-training long enough to
+    be struck.
+    """
+    if name in ("kills", "pretrained"):
+        return study(trials) if name == "kills" else pretrained()
+    found = catalogue.load(name)
+    smoke = found.scale("smoke")
+    longer = replace(smoke, settings={**smoke.settings, "pretraining_epochs": 60})
+    return replace(found, scales=(longer,))
+
+
+def drive(home: Path, what: Study, sinks: bool) -> Result:
     """One driver, in this process."""
     place = Home(home)
     options = Options(home=place, optuna=place.optuna, mlflow=place.mlflow) if sinks else Options(home=place)
-    return run(plan(study(trials), "smoke"), options)
+    return run(plan(what, "smoke"), options)
 
 
-def disturb(home: Home, whole: Plan, kills: int, seed: int, *, sinks: bool = True, limit_s: float = 1800.0) -> Story:
-    """Starts drivers until the sweep is done, and kills so often.
+def disturb(
+    home: Home, whole: Plan, strikes: Iterable[Strike], seed: int, *, sinks: bool = True, limit_s: float = 1800.0
+) -> Story:
+    """Starts drivers until the sweep is done, and strikes meanwhile.
+
+    Args:
+        home: of the sweep.
+        whole: of one of the studies that `named` knows.
+        strikes: in their order.
+        seed: of the moments.
+        sinks: with MLflow and Optuna's storage.
+        limit_s: after which it counts as hung.
 
     Raises:
         AssertionError: something outlived its driver, or a driver failed or hung.
     """
-    chance, story = random.Random(seed), Story()
-    deadline = time.monotonic() + limit_s
-    victims = [VICTIMS[k % len(VICTIMS)] for k in range(kills)]
+    chance, story, waiting = random.Random(seed), Story(), list(strikes)
+    deadline, step = time.monotonic() + limit_s, len(whole.trials) / (len(waiting) + 2)
     while True:
-        driver = _start(home, len(whole.trials), sinks)
+        driver = _start(home, whole, sinks)
         story.starts += 1
         while driver.poll() is None:
             assert time.monotonic() < deadline, f"not done in {limit_s:g} s: {story}"
-            if victims and _moment(home, driver, chance, victims[0], len(whole.trials) / (kills + 2)):
-                victim = victims.pop(0)
-                if _kill(driver, victim, chance, story):
-                    story.kills[victim] += 1
+            if waiting and _moment(home, driver, chance, waiting[0], step):
+                strike = waiting.pop(0)
+                if _kill(driver, strike.victim, chance, story):
+                    story.kills[strike.victim] += 1
                 else:
-                    victims.append(victim)
+                    waiting.insert(0 if strike.during else len(waiting), strike)
         if driver.returncode == 0:
             return story
         assert driver.returncode == -signal.SIGKILL, (driver.returncode, _said(home))
 
 
-def _start(home: Home, trials: int, sinks: bool) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmarks.kill_sweep", "--drive", str(home.root), "--trials", str(trials)]
+def _start(home: Home, whole: Plan, sinks: bool) -> subprocess.Popen[bytes]:
+    what = ["--study", whole.study.name, "--trials", str(len(whole.trials))]
+    command = [sys.executable, "-m", "benchmarks.kill_sweep", "--drive", str(home.root), *what]
     with (home.root / "driver.output").open("ab") as output:
         return subprocess.Popen(
             command + (["--sinks"] if sinks else []),
@@ -103,12 +159,14 @@ def _start(home: Home, trials: int, sinks: bool) -> subprocess.Popen[bytes]:
         )
 
 
-def _moment(home: Home, driver: subprocess.Popen[bytes], chance: random.Random, victim: str, step: float) -> bool:
-    """Waits for a moment to strike: so many trials further on, and a little; False if the driver ended first."""
+def _moment(home: Home, driver: subprocess.Popen[bytes], chance: random.Random, strike: Strike, step: float) -> bool:
+    """Waits for a moment to strike: so many trials further on, or while one is trained, and a little; False if the
+    driver ended first.
+    """
     # A driver is struck now and then while it starts, too.
-    further = 0 if victim == "driver" and chance.random() < 0.3 else chance.randint(1, max(1, int(step)))
+    further = 0 if strike.victim == "driver" and chance.random() < 0.3 else chance.randint(1, max(1, int(step)))
     target, pause = _ended(home) + further, 0.3 * chance.random()
-    while _ended(home) < target:
+    while not _trained_now(home, strike.during) if strike.during else _ended(home) < target:
         if driver.poll() is not None:
             return False
         time.sleep(0.02)
@@ -159,6 +217,16 @@ def descendants(pid: int) -> Iterator[processes.Process]:
 
 def _ended(home: Home) -> int:
     return sum(path.read_bytes().count(b'{"kind":"ended"') for path in home.logs.glob("*.jsonl"))
+
+
+def _trained_now(home: Home, trial: str) -> bool:
+    """Whether the trial was begun since the last driver started, and has neither ended nor been lost since."""
+    begun = False
+    for path in home.logs.glob("*.jsonl"):
+        for _, line in read(path):
+            if line["kind"] == "sweep" or line.get("trial") == trial:
+                begun = line["kind"] in ("started", "epochs")
+    return begun
 
 
 def _said(home: Home) -> str:
@@ -218,7 +286,8 @@ def _check_mlflow(home: Home, wanted: set[str]) -> None:
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=200, help="a multiple of 8")
+    parser.add_argument("--study", default="kills", help="kills, pretrained, or a name of the catalogue")
+    parser.add_argument("--trials", type=int, default=200, help="of `kills`: a multiple of 8")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--home", type=Path, help="kept; default: a temporary one")
@@ -226,18 +295,21 @@ def main() -> None:
     parser.add_argument("--sinks", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.drive:
-        result = drive(args.drive, args.trials, args.sinks)
+        result = drive(args.drive, named(args.study, args.trials), args.sinks)
         print(result.message)
         sys.exit(0 if not result.pending and not result.failed else 1)
     root = args.home or Path(tempfile.mkdtemp(prefix="kill-sweep-"))
     disturbed, undisturbed = Home(root / "disturbed"), Home(root / "undisturbed")
     for home in (disturbed, undisturbed):
         home.root.mkdir(parents=True)
-    whole = plan(study(args.trials), "smoke")
+    whole = plan(named(args.study, args.trials), "smoke")
+    turn = [VICTIMS[k % len(VICTIMS)] for k in range(args.kills)]
+    shares = any(trial.needs for trial in whole.trials)
+    strikes = around(whole, turn[: args.kills // 2], turn[args.kills // 2 :]) if shares else in_turn(args.kills)
     begun = time.monotonic()
     run(whole, Options(home=undisturbed, local=True))
     undisturbed_s = time.monotonic() - begun
-    story = disturb(disturbed, whole, args.kills, args.seed)
+    story = disturb(disturbed, whole, strikes, args.seed)
     check(disturbed, undisturbed, whole)
     numbers = {
         "trials": len(whole.trials),

@@ -29,14 +29,19 @@ class Walk:
     """How to fail in epoch 2: '' | error | diverge | memory | metric | kill."""
     show: str = ""
     """What to leave to look at after even epochs: '' nothing | place | objects | fail."""
+    start: Needed | None = None
+    """The walk that this one goes on from; None: from a place of its own."""
 
     def __post_init__(self) -> None:
         check_types(self)
 
 
-def train(config: Walk, data: Any, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
+def train(
+    config: Walk, data: Any, *, seed: int, device: str, resume: State | None = None, start: State | None = None
+) -> Iterator[Epoch]:
     random = np.random.default_rng(seed)
-    state: State = {"epoch": 0, "place": float(data.train.labels[0]), "random": random.bit_generator.state}
+    begin = float(data.train.labels[0]) if start is None else start["place"]
+    state: State = {"epoch": 0, "place": begin, "random": random.bit_generator.state}
     if resume is not None:
         state = resume
         random.bit_generator.state = state["random"]
