@@ -22,7 +22,16 @@ from search_spaces.study import Study, StudyError
 from trainables import origin
 from trainables.config import nearest
 
-MODULES = ("adautomix", "adautomix_evaluations", "gradmix", "gradmix_evaluations", "greg", "margins", "rmix")
+MODULES = (
+    "adautomix",
+    "adautomix_evaluations",
+    "gradmix",
+    "gradmix_evaluations",
+    "gradmix_selfsupervised",
+    "greg",
+    "margins",
+    "rmix",
+)
 """Files beside this one; each holds its studies in a tuple STUDIES. A new paper is one file and one name here."""
 INDEX = Path(__file__).with_name("index.json")
 GROUP = "ablate.studies"

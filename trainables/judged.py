@@ -25,7 +25,9 @@ from trainables.protocol import Needed, State
 Scores = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1], not normalised -> scores (B, K), in eval mode."""
 
-WITHOUT_NETWORK = frozenset({"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores", "spread", "stress"})
+WITHOUT_NETWORK = frozenset(
+    {"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores", "probes", "spread", "stress"}
+)
 """Methods of the catalogue that only read what others trained."""
 ENCODERS = frozenset({"gradmix"})
 """Methods of the catalogue that train an encoder, which has no logits."""
@@ -59,6 +61,22 @@ def check_needed(needed: Needed, field: str) -> None:
             f"{field} needs a trial of {needed.method!r}, which trains no network. "
             "Name a method that does, such as 'gradmix', 'rmix' or 'adautomix'."
         )
+
+
+def check_encoder(needed: Needed, field: str, purpose: str) -> None:
+    """Refuses, before anything runs, what trains no network or a classifier.
+
+    Args:
+        needed: the trial asked for.
+        field: of the config that asks.
+        purpose: one sentence to a person whose trial trains a classifier: why not, or what else to do.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    check_needed(needed, field)
+    if needed.method in CLASSIFIERS:
+        raise ConfigError(f"{field} needs a trial of {needed.method!r}, which trains a classifier. {purpose}")
 
 
 def judged(needed: Needed, state: State, data: Data, device: str, k: int = 10) -> Judged:
@@ -106,6 +124,19 @@ def described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         "the needed trial's final state holds no classifier and no encoder: 'network' and 'weights' must describe one "
         f"of trainables.classifiers, trainables.backbones or trainables.teachers. It has: {', '.join(sorted(state))}."
     )
+
+
+def encoder(state: State, data: Data, device: str) -> backbones.Projected:
+    """The encoder of another trial's final state, in eval mode, on the device.
+
+    Raises:
+        ValueError: a state that describes no encoder, or one for images of other channels.
+    """
+    description, weights = described(state)
+    if "head" not in description:
+        raise ValueError("the needed trial's final state holds a classifier and no encoder with a head.")
+    check_fits(description, data)
+    return backbones.rebuild(description, weights).to(device)
 
 
 def check_fits(description: Mapping[str, Any], data: Data) -> None:

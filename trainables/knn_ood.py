@@ -46,12 +46,9 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        judged.check_needed(self.network, "network")
-        if self.network.method in judged.CLASSIFIERS:
-            raise ConfigError(
-                f"network needs a trial of {self.network.method!r}, which trains a classifier. Name 'gradmix', or "
-                "score classifiers with the method 'ood_scores'."
-            )
+        judged.check_encoder(
+            self.network, "network", "Name 'gradmix', or score classifiers with the method 'ood_scores'."
+        )
         require(self.k >= 1, self, "k", "at least 1")
 
 
@@ -81,11 +78,7 @@ def train(
             f"{data.spec.protocol!r} has no out-of-distribution sets, so there is nothing to detect. Protocols that "
             "have them: 'digits-ood', 'cifar10-ood', 'cifar10-cifar100-svhn'."
         )
-    description, weights = judged.described(network)
-    if "head" not in description:
-        raise ValueError("the needed trial's final state holds a classifier and no encoder with a head.")
-    judged.check_fits(description, data)
-    model = backbones.rebuild(description, weights).to(device)
+    model = judged.encoder(network, data, device)
     with loop.repeatable(device):
         found = evaluate(config, model, data, device)
     yield Epoch(1, found, lambda: {"epoch": 1})

@@ -97,6 +97,8 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "lipschitz_certified": False,
         "lipschitz_estimated": False,
         "lipschitz_searched": False,
+        "knn_accuracy": True,
+        "knn_accuracy_top5": True,
         "linear_accuracy": True,
         "loss": False,
         "loss_class": False,

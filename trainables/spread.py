@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables import attribution, augment, backbones, contrastive, gradmix, judged, loop, seeding
-from trainables.config import ConfigError, check_types, require
+from trainables.config import check_types, require
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State
 
@@ -61,18 +61,17 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        judged.check_needed(self.network, "network")
+        judged.check_encoder(
+            self.network,
+            "network",
+            "Maps of contrastive losses need an encoder with a head: name 'gradmix'.",
+        )
         require(self.sign in (1, -1), self, "sign", "1 or -1")
         for field in ("tau", "base_tau"):
             require(0 < getattr(self, field) < float("inf"), self, field, "above 0 and finite")
         require(self.together >= 2, self, "together", "at least 2: an image alone has no negatives")
         require(self.images >= self.together, self, "images", "at least as many as are taken together")
         require(self.k >= 1, self, "k", "at least 1")
-        if self.network.method in judged.CLASSIFIERS:
-            raise ConfigError(
-                f"network needs a trial of {self.network.method!r}, which trains a classifier. Maps of contrastive "
-                "losses need an encoder with a head: name 'gradmix'."
-            )
 
 
 def train(
@@ -94,13 +93,7 @@ def train(
     """
     if resume is not None:
         return
-    description, weights = judged.described(network)
-    if "head" not in description:
-        raise ValueError(
-            "the needed trial's final state holds no encoder with a head, so no contrastive loss has maps."
-        )
-    judged.check_fits(description, data)
-    model = backbones.rebuild(description, weights).to(device)
+    model = judged.encoder(network, data, device)
     with loop.repeatable(device):
         accuracy = judged.accuracy(judged.neighbours(model, data, device, config.k), data.test, device)
         pixels_NHWC, maps_Bhw = look(config, model, data, seed, device)

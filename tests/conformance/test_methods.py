@@ -17,7 +17,7 @@ from trainables.datasets import DataSpec, open_data
 from trainables.metrics import DIRECTION
 from trainables.protocol import Epoch, Needed
 
-SMALL = {"width": 4, "epochs": 3, "pretraining_epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
+SMALL = {"width": 4, "epochs": 3, "pretraining_epochs": 3, "probe_epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
 """Fields that make any method small, where it has them."""
 OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
     "rlmix": {"rollout": 4, "minibatch": 2, "features": 16}  # its policy is updated inside epochs and across them
@@ -29,6 +29,7 @@ NEEDED = {
     "margin_scores": "margins",
     "ood_radius": "greg",
     "ood_scores": "pretraining",
+    "probes": "gradmix",
     "spread": "gradmix",
     "stress": "gradmix",
 }
