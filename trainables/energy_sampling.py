@@ -10,8 +10,10 @@ Deviations:
    k-means++ with one draw a centre, Lloyd's steps end at convergence or after `STEPS`; an emptied cluster keeps its
    centre, and contributes nothing.
 2. The top-up is drawn from a named stream of each step; in the code from Python's global generator.
+3. 'softmax' leaves out the class of auxiliary images where there is one (DOS); the code leaves out the last class of
+   any network.
 
-Shapes: W candidates in the window, D features, K clusters, R restarts.
+Shapes: B candidates, W of them in the window, D features, K clusters, R restarts.
 """
 
 from typing import Literal
@@ -20,26 +22,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Representation = Literal["norm", "raw", "dimension", "mean_norm"]
+Representation = Literal["norm", "raw", "dimension", "mean_norm", "pca", "softmax"]
 
 RESTARTS = 3
 """Runs of k-means, of which the one with the least inertia counts. [C]"""
 STEPS = 30
 """Of Lloyd's algorithm, at most; a few hundred points converge in about ten."""
+COMPONENTS = 64
+"""Principal components, at most. [C]"""
 
 
-def represented(features_WD: Tensor, kind: Representation) -> Tensor:
-    """What is clustered: each sample's direction ('norm'), the features themselves ('raw'), each dimension divided by
-    its length over the candidates ('dimension'), or all divided by their mean length ('mean_norm').
+def represented(features_BD: Tensor, logits_BK: Tensor, kind: Representation, part: slice = slice(None)) -> Tensor:
+    """What is clustered of the candidates in `part`: each one's direction ('norm'), the features themselves ('raw'),
+    each dimension divided by its length over all candidates ('dimension'), all divided by the mean length of all
+    candidates ('mean_norm'), the principal components of the part ('pca'), the probabilities of the known classes
+    ('softmax').
     """
     if kind == "norm":
-        return F.normalize(features_WD, dim=1)
+        return F.normalize(features_BD, dim=1)[part]
     if kind == "dimension":
-        return F.normalize(features_WD, dim=0)
+        return F.normalize(features_BD, dim=0)[part]
     if kind == "mean_norm":
-        length: Tensor = torch.linalg.vector_norm(features_WD, dim=1).mean()
-        return features_WD / length.clamp_min(1e-12)
-    return features_WD
+        length: Tensor = torch.linalg.vector_norm(features_BD, dim=1).mean()
+        return (features_BD / length.clamp_min(1e-12))[part]
+    if kind == "pca":
+        return principal(features_BD[part], COMPONENTS)
+    if kind == "softmax":
+        return logits_BK[part].softmax(1)
+    return features_BD[part]
+
+
+def principal(points_WD: Tensor, count: int) -> Tensor:
+    """The coordinates (W, at most `count`) of the points along the directions in which they vary most."""
+    centred_WD = points_WD - points_WD.mean(0)
+    directions_RD = torch.linalg.svd(centred_WD, full_matrices=False)[2]
+    return centred_WD @ directions_RD[:count].T
 
 
 def window(weights_B: Tensor, start: int, end: int) -> Tensor:
@@ -149,6 +166,7 @@ def topped_up(picked_W: Tensor, labels_W: Tensor, wanted: int, random_W: Tensor)
 def clustered(
     weights_B: Tensor,
     features_BD: Tensor,
+    logits_BK: Tensor,
     *,
     count: int,
     batch: int,
@@ -163,6 +181,7 @@ def clustered(
     Args:
         weights_B: of the candidates.
         features_BD: of the candidates, before the last layer.
+        logits_BK: of the candidates, for the known classes.
         count: clusters; at most `batch` are looked at.
         batch: how many are wanted, twice as many with `two_way`.
         two_way: lowest and highest of each cluster.
@@ -171,8 +190,10 @@ def clustered(
         end: of the window.
         generator: on the CPU.
     """
-    order_W = window(weights_B, start, end)
-    labels_W = clusters(represented(features_BD[order_W], representation), count, generator)
+    order_B = window(weights_B, 0, len(weights_B))
+    order_W = order_B[start:end]
+    points_WD = represented(features_BD[order_B], logits_BK[order_B], representation, slice(start, end))
+    labels_W = clusters(points_WD, count, generator)
     random_W = torch.rand(len(order_W), generator=generator)
     picked_W = chosen(labels_W, count, batch, two_way=two_way)
     return order_W[topped_up(picked_W, labels_W, 2 * batch if two_way else batch, random_W)]

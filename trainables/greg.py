@@ -20,7 +20,8 @@ GReg+ chooses the auxiliary images of each step among several times as many: `tr
 Deviations:
 1. The code computes the gradient term on a second forward pass. In training mode that gives the same activations, and
    moves the running statistics a second time by the same batch: here there is one pass, in which batch norm's momentum
-   is 1 - (1 - m)^2. `gradient_batch_norm="eval"` needs, and has, a second pass.
+   is 1 - (1 - m)^2. `gradient_batch_norm="eval"` needs, and has, a second pass. The code's training without the term
+   takes the second pass too, to write the term down, and so moves the statistics twice; here once.
 2. "paper" reduction in training mode: g = dJ/dx of sums in place of J's means, so that g_i is dS_i/dx_i and the cross
    terms. The paper's own formula has no cross terms, and would take a backward pass for each image.
 3. OE and POEM with a gradient term are in the paper's table and not in its code. For OE the score is S = -max_k p_k
@@ -85,7 +86,7 @@ class Config:
     momentum: float = 0.9
     """Nesterov's, of SGD. [C]"""
     weight_decay: float = 1e-4
-    """[C]"""
+    """[C] with SGD; none with Adam."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network's passes; losses are fp32. [C] fp32."""
     channels_last: bool = False
@@ -131,7 +132,7 @@ class Config:
     clusters: int | None = None
     """K of k-means; None: 64, and at most `batch` [C]. Where it is above `batch`, the rest of the clusters is idle."""
     representation: energy_sampling.Representation = "norm"
-    """What is clustered. [P] features of length 1."""
+    """What is clustered. [P] features of length 1; the others are options of [C]."""
     window: tuple[int, int] = (0, 10_000)
     """Places of the candidates, sorted by score, that are looked at. [C] all; DOS 16 to 384."""
     candidates: int | None = None
@@ -462,6 +463,7 @@ def sampled(config: Config, network: classifiers.Classifier, x_BCHW: Tensor, gen
     index = energy_sampling.clustered(
         weights_B,
         features_BD.float(),
+        logits_BK[:, :-1] if config.base == "dos" else logits_BK,
         count=clusters_of(config),
         batch=config.batch,
         two_way=config.sampling == "two_way",

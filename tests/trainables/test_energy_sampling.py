@@ -63,12 +63,35 @@ def test_the_window_is_by_ascending_weight():
 
 def test_representations_are_their_definitions():
     h = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    f = torch.randn(7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     lengths = torch.tensor([float(row.square().sum()) ** 0.5 for row in h], dtype=torch.float64)
-    torch.testing.assert_close(sampling.represented(h, "norm"), h / lengths[:, None])
-    torch.testing.assert_close(sampling.represented(h, "mean_norm"), h / lengths.mean())
     columns = torch.stack([column / column.square().sum().sqrt() for column in h.T]).T
-    torch.testing.assert_close(sampling.represented(h, "dimension"), columns)
-    assert sampling.represented(h, "raw") is h
+    shares = torch.stack([torch.exp(row) / torch.exp(row).sum() for row in f])
+    wanted = {
+        "norm": h / lengths[:, None],
+        "mean_norm": h / lengths.mean(),
+        "dimension": columns,
+        "softmax": shares,
+        "raw": h,
+    }
+    for kind, points in wanted.items():
+        torch.testing.assert_close(sampling.represented(h, f, kind), points)
+        torch.testing.assert_close(sampling.represented(h, f, kind, slice(2, 5)), points[2:5])
+
+
+@pytest.mark.parametrize("shape", [(30, 5), (6, 9)])
+def test_principal_components_are_scikit_learns(shape):
+    from sklearn.decomposition import PCA
+
+    h = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    f = torch.zeros(shape[0], 2, dtype=torch.float64)
+    theirs = PCA(3).fit_transform(h[1:].numpy())
+    ours = sampling.principal(h[1:], 3).numpy()
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-9)
+    kept = sampling.represented(h, f, "pca", slice(1, None))
+    assert kept.shape == (shape[0] - 1, min(shape[0] - 1, shape[1]))
+    # Turned, not bent: clusters by all components are those of the features.
+    torch.testing.assert_close(torch.cdist(kept, kept), torch.cdist(h[1:], h[1:]))
 
 
 def blobs(groups=6, each=20, seed=0):
@@ -126,7 +149,7 @@ def test_sampling_takes_low_weights_of_each_cluster_and_with_two_ways_high_ones_
     fields = {"count": 4, "batch": 4, "representation": "raw", "start": 0, "end": 1000}
     for two_way in (False, True):
         chosen = sampling.clustered(
-            weights, points, two_way=two_way, generator=torch.Generator().manual_seed(0), **fields
+            weights, points, points, two_way=two_way, generator=torch.Generator().manual_seed(0), **fields
         )
         wanted = set()
         for group in range(4):
