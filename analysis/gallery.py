@@ -22,6 +22,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "corruptions": stress_figures.corruptions,
     "occlusion": stress_figures.occlusion,
     "reliability": stress_figures.reliability,
+    "radii": stress_figures.radii,
     "spread": spread_figures.spread,
     "maps": spread_figures.maps,
 }

@@ -1,13 +1,16 @@
-"""Drawings of tests of trained networks: accuracy lost to corruptions, accuracy under occlusion, reliability.
+"""Drawings of tests of trained networks: accuracy lost to corruptions, accuracy under occlusion, reliability, and how
+far images can be moved before a detector changes its mind.
 
 Papers: GradMix (arXiv 2505.12803), Figure 4, for corruptions; Guo et al. (arXiv 1706.04599), Figure 1, for reliability.
 
-The arrays that runs leave, made by `trainables.stress`; all are shares of 1:
+The arrays that runs leave, made by `trainables.stress`, the last ones by `trainables.ood_radius`; shares are of 1:
 
 * `clean` (1) and `corrupted_<corruption>` (5): accuracies, of clean images and at severities 1 to 5;
 * `occluded_shares` (S), `occluded_accuracy` (S): accuracy by the share of an image that is covered;
 * `reliability_edges` (bins + 1), and of each bin of confidence `reliability_share`, `reliability_confidence` and
-  `reliability_accuracy` (bins): its share of the images and means in it, NaN where it is empty.
+  `reliability_accuracy` (bins): its share of the images and means in it, NaN where it is empty;
+* `radii_estimated`, `radii_searched`, `radii_certified` (N): the radius eps* of each image, NaN where it is judged
+  wrongly; `attacked_radii`, `attacked_right` (R): share of the images judged rightly after an attack within a radius.
 """
 
 import math
@@ -48,6 +51,11 @@ def occlusion(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
 def reliability(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
     """A picture to a dataset: accuracy by confidence, a panel to an arm, all its runs together."""
     return _each(exhibits, study, ("reliability_edges", "reliability_share"), _reliability)
+
+
+def radii(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
+    """A picture to a dataset: share of images that are right with eps* >= r, estimated and certified apart."""
+    return _each(exhibits, study, ("radii_estimated", "radii_searched", "radii_certified", "attacked_right"), _radii)
 
 
 def _each(
@@ -245,4 +253,70 @@ def _drawn_reliability(labels: Sequence[str], edges: Floats, bins: Sequence[tupl
             axes.set_xlabel("confidence", color=MUTED, fontsize=drawing.SMALL)
         if not column:
             axes.set_ylabel("correct", color=MUTED, fontsize=drawing.SMALL)
+    return figure
+
+
+# Radii
+
+
+def beyond(runs: Sequence[Exhibit], kind: str, radii_R: Floats) -> Floats:
+    """(R,): share of images that are judged rightly with eps* of at least each radius, the mean of the runs."""
+    shares = [(run.arrays[f"radii_{kind}"][:, None] >= radii_R).mean(0) for run in runs]  # NaN is never beyond
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def _radii(runs: Runs, study: Study, dataset: str) -> Picture:
+    arms = _arms(runs, study)
+    half = np.array([0.25])
+    said = [
+        f"{arm.label or arm.name}: estimated for {display.fixed(100 * float(beyond(own, 'estimated', half)[0]), 1)}% "
+        f"at 0.25, and certified to {max(_certified(own)):.1e} at most"
+        for arm, own in ((arm, runs[arm.name]) for arm in arms)
+    ]
+    return Picture(
+        f"radii-{dataset}",
+        f"How far images can be moved on {dataset}",
+        "Share of images that are judged rightly with a radius of at least r, the mean of all runs. Left: estimates, "
+        "by the slope at the image (solid) and by the largest slope that an attack met (dashed); dots: share that is "
+        "still right after an attack within r. A line above its dots claims too much. Right: certified radii, which "
+        "nothing breaks, on a logarithmic scale.",
+        "; ".join(said),
+        partial(_drawn_radii, [arm.label or arm.name for arm in arms], [runs[arm.name] for arm in arms]),
+    )
+
+
+def _certified(runs: Sequence[Exhibit]) -> Floats:
+    """All certified radii above 0 of the runs, ascending; some tiny one if there are none."""
+    every = np.concatenate([run.arrays["radii_certified"] for run in runs])
+    return np.sort(every[every > 0]) if (every > 0).any() else np.array([1e-12])
+
+
+def _drawn_radii(labels: Sequence[str], runs: Sequence[Sequence[Exhibit]]) -> Figure:
+    legend_in, foot_in, high, gap = _legend_in(labels), 0.45, 2.3, 0.25
+    wide = (drawing.WIDTH_IN - 0.7 - gap) / 2
+    figure = drawing.canvas(foot_in + high + legend_in + 0.3)
+    guessed = drawing.panel(figure, 0.55, foot_in, wide, high)
+    sound = drawing.panel(figure, 0.55 + wide + gap, foot_in, wide, high)
+    reach = float(runs[0][0].arrays["attacked_radii"].max())
+    linear_R = np.linspace(0, reach, 101)
+    smallest = min(float(_certified(own)[0]) for own in runs)
+    largest = max(float(_certified(own)[-1]) for own in runs)
+    spread_R = np.geomspace(0.5 * smallest, 2 * largest, 101)
+    for place, own in enumerate(runs):
+        colour = _colour(place)
+        for kind, dashes in (("estimated", (1, 0)), ("searched", (4, 1.5))):
+            guessed.plot(linear_R, 100 * beyond(own, kind, linear_R), color=colour, lw=1.2, dashes=dashes)
+        attacked_R = np.mean([run.arrays["attacked_right"] for run in own], axis=0)
+        guessed.plot(own[0].arrays["attacked_radii"], 100 * attacked_R, "o", color=colour, ms=3.2)
+        sound.plot(spread_R, 100 * beyond(own, "certified", spread_R), color=colour, lw=1.2)
+    sound.set_xscale("log")
+    sound.set_yticklabels([])
+    for axes, title in ((guessed, "estimated"), (sound, "certified")):
+        axes.set_ylim(0, 101)
+        axes.grid(axis="y", color=RULE, lw=0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(title, loc="left", fontsize=drawing.SMALL, color=INK, pad=3)
+        axes.set_xlabel("r, normalised input", color=MUTED, fontsize=drawing.SMALL)
+    guessed.set_ylabel("% of images", color=MUTED, fontsize=drawing.SMALL)
+    _legend(figure, guessed, [Line2D([], [], color=_colour(k), lw=1.4, label=label) for k, label in enumerate(labels)])
     return figure

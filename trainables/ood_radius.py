@@ -71,7 +71,8 @@ def train(
     Metrics: 'radius_<kind>' (mean of eps* over images judged rightly, eps the largest of `metrics.RADII`),
     '<kind>_at_<r>' (share of all images that are judged rightly with eps* >= r), 'broken_<kind>_<r>' (share of all
     images that are so, and judged wrongly after the attack at r), 'lipschitz_<kind>' (mean constant),
-    'auroc_attacked_<r>', and 'auroc', 'accuracy' without attack.
+    'auroc_attacked_<r>', and 'auroc', 'accuracy' without attack. The radii themselves are shown:
+    `analysis.stress_figures` names the arrays.
 
     Args:
         config: which network.
@@ -89,12 +90,15 @@ def train(
         return
     model = ood_scores.rebuilt(network).to(device)
     with openset.evaluation_mode(model), loop.repeatable(device):
-        found = {"accuracy": ood_scores.accuracy(model, data, device)} | measure(config, model, data, device)
-    yield Epoch(1, found, lambda: {"epoch": 1})
+        found, shown = measure(config, model, data, device)
+        found["accuracy"] = ood_scores.accuracy(model, data, device)
+    yield Epoch(1, found, lambda: {"epoch": 1}, lambda: shown)
 
 
-def measure(config: Config, network: classifiers.Classifier, data: Data, device: str) -> dict[str, float]:
-    """All metrics of `train` but the accuracy; the network in eval mode."""
+def measure(
+    config: Config, network: classifiers.Classifier, data: Data, device: str
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """All metrics of `train` but the accuracy, and the arrays that are shown; the network in eval mode."""
     every = {name: _scores(network, images, data, device) for name, images in detection.evaluated(data).items()}
     gamma = float(every["test"].double().quantile(config.recall))
     images = _some(data, config.rows)
@@ -113,32 +117,35 @@ def measure(config: Config, network: classifiers.Classifier, data: Data, device:
         certified_B = torch.full_like(estimated_B, bound)
         constants[name] = dict(zip(KINDS, (estimated_B, searched_B, certified_B), strict=True))
     found = {"auroc": _auroc(values)} | {f"auroc_attacked_{r:g}": _auroc(attacked[r]) for r in metrics.RADII}
+    wrong = {
+        r: torch.cat([(after_B > gamma) == (name == "test") for name, after_B in attacked[r].items()])
+        for r in metrics.RADII
+    }
+    reach, radii = max(metrics.RADII), {}
     for kind in KINDS:
-        found |= _shares(kind, values, {name: each[kind] for name, each in constants.items()}, attacked, gamma)
+        parts = [radius(S_B, gamma, constants[name][kind], reach, known=name == "test") for name, S_B in values.items()]
+        radii[kind] = torch.cat(parts)
+        found |= _shares(kind, radii[kind], wrong)
+        found[f"lipschitz_{kind}"] = float(torch.cat([each[kind] for each in constants.values()]).double().mean())
+    return found, _shown(radii, wrong)
+
+
+def _shares(kind: str, radius_N: Tensor, wrong: Mapping[float, Tensor]) -> dict[str, float]:
+    """What one kind of constant says about all images, and where an attack proves it wrong."""
+    right_N = ~radius_N.isnan()
+    found = {f"radius_{kind}": float(radius_N[right_N].double().mean()) if bool(right_N.any()) else 0.0}
+    for r, wrong_N in wrong.items():
+        claimed_N = right_N & (radius_N >= r)
+        found[f"{kind}_at_{r:g}"] = float(claimed_N.double().mean())
+        found[f"broken_{kind}_{r:g}"] = float((claimed_N & wrong_N).double().mean())
     return found
 
 
-def _shares(
-    kind: str,
-    values: Mapping[str, Tensor],
-    constants: Mapping[str, Tensor],
-    attacked: Mapping[float, Mapping[str, Tensor]],
-    gamma: float,
-) -> dict[str, float]:
-    """What one kind of constant says about all images, and where an attack proves it wrong."""
-    reach = max(metrics.RADII)
-    radii = {name: radius(values[name], gamma, constants[name], reach, known=name == "test") for name in values}
-    radius_N = torch.cat(list(radii.values()))
-    right_N = ~radius_N.isnan()
-    found = {
-        f"radius_{kind}": float(radius_N[right_N].double().mean()) if bool(right_N.any()) else 0.0,
-        f"lipschitz_{kind}": float(torch.cat(list(constants.values())).double().mean()),
-    }
-    for r in metrics.RADII:
-        claimed_N = right_N & (radius_N >= r)
-        wrong_N = torch.cat([(after > gamma) == (name == "test") for name, after in attacked[r].items()])
-        found[f"{kind}_at_{r:g}"] = float(claimed_N.double().mean())
-        found[f"broken_{kind}_{r:g}"] = float((claimed_N & wrong_N).double().mean())
+def _shown(radii: Mapping[str, Tensor], wrong: Mapping[float, Tensor]) -> dict[str, np.ndarray]:
+    """Every image's radius by each kind, and what share of images is judged rightly after an attack."""
+    found = {f"radii_{kind}": radius_N.float().cpu().numpy() for kind, radius_N in radii.items()}
+    found["attacked_radii"] = np.array(list(wrong), dtype=np.float32)
+    found["attacked_right"] = np.array([1 - float(wrong_N.double().mean()) for wrong_N in wrong.values()])
     return found
 
 

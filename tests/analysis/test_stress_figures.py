@@ -11,7 +11,7 @@ from search_spaces.study import Study
 from tests.analysis import samples
 
 NAMES = ("fog", "snow", "gaussian_noise")
-FIGURES = ("corruptions", "occlusion", "reliability")
+FIGURES = ("corruptions", "occlusion", "reliability", "radii")
 
 
 def arrays(seed: int) -> dict[str, np.ndarray]:
@@ -19,7 +19,13 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     found = {f"corrupted_{name}": random.uniform(0.2, 0.8, 5) for name in NAMES}
     share = np.append(random.dirichlet(np.ones(9)), 0.0)
+    radius = np.where(random.uniform(size=40) < 0.2, np.nan, random.uniform(0, 1, 40))
     return found | {
+        "radii_estimated": np.minimum(radius, 0.5),
+        "radii_searched": np.minimum(0.8 * radius, 0.5),
+        "radii_certified": 1e-6 * radius,
+        "attacked_radii": np.array([0, 0.05, 0.1, 0.25, 0.5]),
+        "attacked_right": np.array([0.8, 0.7, 0.6, 0.3, 0.1]),
         "clean": np.array([0.9]),
         "occluded_shares": np.arange(10) / 10,
         "occluded_accuracy": np.sort(random.uniform(0, 1, 10))[::-1],
@@ -92,6 +98,27 @@ def test_reliability_joins_runs_by_their_images(exhibits, study):
     assert len(found.axes) == len(study.arms)
     heights = [patch.get_height() for patch in found.axes[0].containers[0]]
     assert np.allclose(heights, np.nan_to_num(accuracy))
+
+
+def test_radii_are_the_share_of_images_that_are_right_and_as_far_from_the_boundary(exhibits, study):
+    estimates, certificates = picture(exhibits, study, "radii-digits-closed").draw().axes
+    assert (estimates.get_title(loc="left"), certificates.get_title(loc="left")) == ("estimated", "certified")
+    lines = {"estimated": estimates.lines[::3], "searched": estimates.lines[1::3], "certified": certificates.lines}
+    for place, arm in enumerate(study.arms):
+        runs = [run for run in exhibits.of(arm.name) if run.block.startswith("digits")]
+        for kind, drawn in lines.items():
+            x, y = drawn[place].get_data()
+            for r, share in zip(x[::20], y[::20], strict=True):
+                counted = [sum(value >= r for value in run.arrays[f"radii_{kind}"]) / 40 for run in runs]
+                assert share == pytest.approx(100 * sum(counted) / 2)
+        assert estimates.lines[3 * place + 2].get_ydata() == pytest.approx([80, 70, 60, 30, 10])
+
+
+def test_networks_without_any_certificate_are_drawn_at_zero(study):
+    none = {name: np.where(name.startswith("radii"), 0 * each, each) for name, each in arrays(0).items()}
+    shown = Exhibits((Exhibit(study.arms[0].name, "digits/t0/s0", 1, none),), done=1)
+    _, certificates = picture(shown, study, "radii-digits").draw().axes
+    assert not certificates.lines[0].get_ydata().any()
 
 
 def test_a_run_that_is_perfectly_calibrated_has_no_error():

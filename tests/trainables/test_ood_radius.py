@@ -115,6 +115,30 @@ def test_the_radius_of_a_linear_score_is_its_distance_to_the_boundary():
     )
 
 
+def test_no_point_of_a_grid_within_a_certified_radius_is_judged_otherwise():
+    """One hidden layer of ReLUs on two inputs: the nearest point on the other side, found by looking everywhere."""
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Conv2d(6, 3, 1), nn.Flatten()).double()
+    product = 1.0
+    for layer in (network[0], network[2]):
+        product *= float(np.linalg.svd(layer.weight.detach().numpy()[:, :, 0, 0])[1].max())
+    L = ood_radius.bound(network[:3], 1)[0]
+    assert pytest.approx(product) == L
+    axis = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)[:, :, None, None]
+    S = ood_radius.energy(network, grid).detach()
+    x = torch.randn(40, 2, 1, 1, dtype=torch.float64)
+    here, gamma = ood_radius.energy(network, x).detach(), float(S.median())
+    distance = torch.cdist(x.flatten(1), grid.flatten(1))
+    for known, other in ((True, gamma < S), (False, gamma >= S)):
+        radii = ood_radius.radius(here, gamma, L, math.inf, known=known)
+        nearest = distance[:, other].amin(1)
+        judged = ~radii.isnan()
+        assert judged.any()
+        assert (radii[judged] <= nearest[judged]).all()
+        assert (radii[judged] > 0.01 * nearest[judged]).any()
+
+
 def test_an_attack_stays_in_its_ball_and_does_its_worst_on_a_linear_score():
     class Slope(nn.Module):
         def forward(self, x):
@@ -137,6 +161,12 @@ def test_what_is_certified_is_never_broken_and_estimates_claim_at_least_as_much(
         assert found[f"broken_certified_{r:g}"] == 0
         assert found[f"estimated_at_{r:g}"] >= found[f"searched_at_{r:g}"] >= found[f"certified_at_{r:g}"]
         assert found[f"broken_searched_{r:g}"] <= found[f"broken_estimated_{r:g}"] <= found[f"estimated_at_{r:g}"]
+    shown = epoch.exhibits()
+    images = len(shown["radii_estimated"])
+    for place, r in enumerate(shown["attacked_radii"]):
+        for kind in ood_radius.KINDS:
+            assert sum(shown[f"radii_{kind}"] >= r) / images == pytest.approx(found[f"{kind}_at_{r:g}"])
+        assert found[f"certified_at_{r:g}"] <= shown["attacked_right"][place]
     aurocs = [found["auroc"], *(found[f"auroc_attacked_{r:g}"] for r in metrics.RADII)]
     assert aurocs == sorted(aurocs, reverse=True)
     assert aurocs[0] > aurocs[-1]
