@@ -15,6 +15,7 @@ from ablate import doctor, terminal
 from ablate.commands import compare, listing, reproduce, resume, run, show, status, sync, ui
 from ablate.commands import report as report_command
 from ablate.log import CorruptLog
+from ablate.masking import keep_others_out
 from ablate.request import UsageError
 from search_spaces.study import StudyError
 from trainables.config import ConfigError, nearest
@@ -83,6 +84,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
+    keep_others_out()
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         return int(COMMANDS[args.command][0].run(args))

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ablate import options, preflight, request, terminal
 from ablate.home import Home
+from ablate.masking import redact
 
 LEAST_DISK_GB = 5.0
 LEAST_PYTHON = (3, 11)
@@ -229,7 +230,7 @@ def clock(url: str) -> Iterator[Finding]:
         return
     off = abs(parsedate_to_datetime(said).timestamp() - time.time())
     if off > CLOCK_TOLERANCE_S:
-        yield Finding("clock", "warn", f"{off:.0f} s away from {url}'s", "synchronise both (NTP)")
+        yield Finding("clock", "warn", f"{off:.0f} s away from {redact(url)}'s", "synchronise both (NTP)")
     else:
         yield Finding("clock", "ok", f"within {CLOCK_TOLERANCE_S:.0f} s of the server's")
 
@@ -253,8 +254,8 @@ def _answers(name: str, address: str, check: Callable[[], object]) -> Finding:
     try:
         check()
     except (RuntimeError, ValueError, OSError) as error:
-        return Finding(name, "fail", str(error))
-    return Finding(name, "ok", f"{address} answers")
+        return Finding(name, "fail", redact(str(error)))
+    return Finding(name, "ok", f"{redact(address)} answers")
 
 
 def _requirement(text: str) -> tuple[str, str]:

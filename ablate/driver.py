@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ablate import checkpoint, provenance, running
+from ablate import checkpoint, masking, provenance, running
 from ablate.events import Event as Event
 from ablate.executors import Cluster, Executor, InProcess, Resources, Unavailable
 from ablate.executors import Refused as Refused
@@ -378,7 +378,7 @@ def _projected(plan: Plan, options: Options) -> str:
 def _held(plan: Plan, options: Options) -> Iterator[None]:
     """Holds the sweep; a reader that asks who holds it may have its lock for an instant."""
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    me = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {options.command or ' '.join(sys.argv)}"
+    me = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {options.command or masking.typed(sys.argv)}"
     try:
         with hold(options.home.lock(plan.sweep), me, wait_s=1.0):
             yield

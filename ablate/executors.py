@@ -34,10 +34,8 @@ STOP_S = 5.0
 ANSWER_S = 10.0
 RESTARTS = 3
 """How often Ray is started again without a trial having ended in between."""
-LONGEST_SESSION = 40
-"""Characters of a session's folder: Ray adds about 60 for a socket, of which the kernel allows 107."""
 AWAY = "ablate-"
-"""Begins the name of a session's folder that is not in the home."""
+"""Begins the name of the folder around a session's, which is not in the home but where temporary files are."""
 LOCK = "lock"
 """Held in a sweep's scratch folder by its driver; says where the session's folder is."""
 
@@ -232,11 +230,12 @@ class _Child:
         scratch.mkdir(parents=True, exist_ok=True)
         clear_away(scratch)
         self.folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=scratch))
-        # Ray's sockets lie under its session's folder, and the name of a socket has at most 107 characters.
-        short = len(str(self.folder)) <= LONGEST_SESSION
-        self.session = self.folder / "ray" if short else Path(tempfile.mkdtemp(prefix=AWAY))
+        # Ray lets everybody write its session's folder: here it lies in one that only this user can enter, and not
+        # in the home, whose file system may know no sockets. A socket's name has at most 107 characters.
+        self.away = Path(tempfile.mkdtemp(prefix=AWAY))
+        self.session = self.away / "ray"
         self.held = contextlib.ExitStack()
-        self.held.enter_context(hold(self.folder / LOCK, str(self.session)))
+        self.held.enter_context(hold(self.folder / LOCK, str(self.away)))
         ours, theirs = multiprocessing.Pipe()
         ends, self.lifeline = os.pipe()
         with (self.folder / "output").open("wb") as output:
@@ -289,7 +288,7 @@ class _Child:
         self.process.wait()
         self.connection.close()
         self.held.close()
-        for folder in (self.folder, self.session):
+        for folder in (self.folder, self.away):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _receive(self) -> Any:
@@ -314,11 +313,10 @@ def clear_away(scratch: Path) -> None:
     for lock in scratch.glob(f"sweep-*/{LOCK}"):
         try:
             with hold(lock):
-                session = Path(lock.read_text())
+                away = Path(lock.read_text())
         except (Locked, OSError):
             continue
-        ours = session.name.startswith(AWAY) or session.parent == lock.parent
-        for folder in (lock.parent, *([session] if ours else [])):
+        for folder in (lock.parent, *([away] if away.name.startswith(AWAY) else [])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -337,4 +335,5 @@ def _environment(address: str | None) -> dict[str, str]:
     }
     if address is None:
         ours["RAY_worker_niceness"] = "0"  # Ray's 15 lets a trial starve beside whatever else the machine does
+        ours["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else whoever reaches this machine can run code in this Ray
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | ours

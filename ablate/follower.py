@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ablate.home import Home
+from ablate.masking import redact
 from ablate.projection import Sweep
-from ablate.reach import absolute, redact
+from ablate.reach import absolute
 
 _PARTING = 60.0
 """Seconds that a tracker whose driver died goes on trying."""

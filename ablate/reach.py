@@ -2,11 +2,12 @@
 
 import contextlib
 import os
-import re
 import sqlite3
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from ablate.masking import redact
 
 _REACH = 4.0
 """Seconds to wait for a server."""
@@ -37,11 +38,6 @@ def check(uri: str) -> None:
         )
 
 
-def redact(text: str) -> str:
-    """`text` without what stands for user and password in its URLs."""
-    return re.sub(r"//[^/\s@'\"]*@", "//***@", text)
-
-
 def absolute(uri: str) -> str:
     """`uri`, with the path of a SQLite file made absolute: the tracking process may stand elsewhere."""
     return f"sqlite:///{sqlite_path(uri)}" if uri.startswith("sqlite:") else uri
@@ -55,7 +51,7 @@ def sqlite_path(uri: str) -> Path:
     """
     text = uri.partition(":///")[2].partition("?")[0]
     if not text or text == ":memory:":
-        raise TrackingError(f"--mlflow {uri}: names no file. Write sqlite:////absolute/path/mlflow.db.")
+        raise TrackingError(f"--mlflow {redact(uri)}: names no file. Write sqlite:////absolute/path/mlflow.db.")
     return Path(text).resolve()
 
 

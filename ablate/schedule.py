@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablate.home import Home
 from ablate.log import Record, launched, ledger
+from ablate.masking import redact
 from ablate.plan import Plan, Trial
 from ablate.plan import plan as make_plan
 from search_spaces.study import Study, Tuning
@@ -215,7 +216,7 @@ def project(home: Home, sweep: str, url: str) -> int:
                 study.add_trial(frozen)
                 added += 1
     except Exception as error:  # every driver of SQLAlchemy raises its own
-        raise StorageError(f"the Optuna storage {url} could not be written: {error}") from error
+        raise StorageError(f"the Optuna storage {redact(url)} could not be written: {redact(str(error))}") from error
     finally:
         storage.remove_session()
     return added
@@ -241,9 +242,9 @@ def _storage(url: str) -> "optuna.storages.RDBStorage":
     try:
         storage = optuna.storages.RDBStorage(url)
     except Exception as error:  # every driver of SQLAlchemy raises its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = redact(str(error)).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(
-            f"the Optuna storage {url} cannot be opened: {reason}. Allowed is a database URL such as "
+            f"the Optuna storage {redact(url)} cannot be opened: {reason}. Allowed is a database URL such as "
             f"sqlite:////absolute/path/optuna.db or postgresql://user@host/name that this machine can reach."
         ) from error
     return storage

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.log import Record
+from ablate.masking import redact
 from ablate.plan import Plan, Trial
 from ablate.progress import ArmProgress, Progress, outcome_of
 from analysis import display
@@ -64,7 +65,7 @@ def warn(message: str) -> None:
 def _say(mark: str, style: str, message: str) -> None:
     """Wrapped between words on a terminal, never within one: paths and commands can be copied."""
     out = console(sys.stderr)
-    out.print(Text.assemble((mark, style), message), overflow="ignore", soft_wrap=not out.is_terminal)
+    out.print(Text.assemble((mark, style), redact(message)), overflow="ignore", soft_wrap=not out.is_terminal)
 
 
 def heading(text: str) -> Text:

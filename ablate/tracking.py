@@ -24,9 +24,10 @@ from ablate import notes, projection
 from ablate.follower import Delivered, Follower, Orders, ask, say, spawn
 from ablate.home import Home
 from ablate.log import CorruptLog
-from ablate.reach import TrackingError, check, redact, sqlite_path
+from ablate.masking import redact
+from ablate.reach import TrackingError, check, sqlite_path
 
-__all__ = ["Delivered", "Follower", "TrackingError", "attach", "check", "redact", "start", "sync"]
+__all__ = ["Delivered", "Follower", "TrackingError", "attach", "check", "start", "sync"]
 
 LIVE_AFTER = 20.0
 """Seconds after which a running trial is shown with its curve so far; shorter ones appear when they end."""

@@ -19,6 +19,7 @@ from ablate.checkpoint import Checkpoint
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Record
+from ablate.masking import keep_others_out, redact
 from ablate.plan import Trial
 from ablate.provenance import combined
 from trainables.config import from_plain
@@ -114,6 +115,7 @@ Message = Began | Progress | Record | Adopted | Back
 def play(hand: Hand, job: Job, place: Place | None = None) -> Iterator[Message]:
     """Runs the hand's trials in order. Closing the generator leaves the current one resumable."""
     place = place or Place()
+    keep_others_out()
     begun = time.perf_counter()
     for position, (trial, attempt) in enumerate(hand.trials):
         if position and time.perf_counter() - begun > hand.budget_s:
@@ -280,7 +282,7 @@ class _Run:
             seed=trial.seed,
             state=state,  # type: ignore[arg-type]
             reason=reason,
-            error=error,
+            error=redact(error),
             epochs=tuple(self.epochs),
             attempts=self.attempt,
             seconds=self.before_s + time.perf_counter() - self.begun,
@@ -288,7 +290,7 @@ class _Run:
             ended=time.time(),
             host=socket.gethostname(),
             provenance=self.provenance,
-            notes=self.notes,
+            notes=tuple(map(redact, self.notes)),
         )
 
 

@@ -1,11 +1,10 @@
 """`run`: train what is missing of a study, then answer its question. A finished study is answered at once."""
 
 import argparse
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ablate import options, preflight, request, terminal
+from ablate import masking, options, preflight, request, terminal
 from ablate.home import Home
 from ablate.log import launched, ledger
 from ablate.plan import Plan
@@ -76,8 +75,8 @@ def driver_options(home: Home, args: argparse.Namespace) -> "Options":
 
 
 def typed_command() -> str:
-    """The command as typed, for the log, the lock and the report."""
-    return "python -m ablate " + shlex.join(sys.argv[1:])
+    """The command as typed, for the log, the lock and the report; without passwords."""
+    return "python -m ablate " + masking.typed(sys.argv[1:])
 
 
 def _watched(plan: Plan, chosen: "Options", notes: list[tuple[str, str]], *, quiet: bool) -> "Result":
@@ -148,4 +147,4 @@ def going_on(args: argparse.Namespace, *, launched: bool) -> str:
     given += [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in HOW]
     words = [word for option, value in given if value is not None and value != "" for word in (option, str(value))]
     flags = [f"--{name.replace('_', '-')}" for name in FLAGS if getattr(args, name)]
-    return shlex.join(["python", "-m", "ablate", "resume" if launched else "run", args.study, *words, *flags])
+    return masking.typed(["python", "-m", "ablate", "resume" if launched else "run", args.study, *words, *flags])

@@ -4,6 +4,7 @@ import argparse
 
 from ablate import options, preflight, request, terminal
 from ablate.home import Home
+from ablate.masking import redact
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +50,13 @@ def project(home: Home, sweep: str, mlflow: str | None, optuna: str | None) -> l
             raise request.UsageError(str(error)) from error
         late = f", {delivered.pending} undelivered: {delivered.error}" if delivered.pending else ""
         runs = terminal.count(delivered.runs, "run")
-        said.append(f"{sweep}: {runs} in MLflow at {tracking.redact(mlflow)}{late}")
+        said.append(f"{sweep}: {runs} in MLflow at {redact(mlflow)}{late}")
     if optuna is not None:
-        from ablate import schedule, tracking
+        from ablate import schedule
 
         try:
             added = schedule.project(home, sweep, optuna)
         except schedule.StorageError as error:
             raise request.UsageError(str(error)) from error
-        said.append(f"{sweep}: {terminal.count(added, 'trial')} added to Optuna at {tracking.redact(optuna)}")
+        said.append(f"{sweep}: {terminal.count(added, 'trial')} added to Optuna at {redact(optuna)}")
     return said

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from ablate import options, request, terminal
+from ablate.masking import redact
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
             f"There is no MLflow store in {home.root} yet. Run a study first, or rebuild it:  python -m ablate sync"
         )
     if store.startswith(("http://", "https://")):
-        terminal.console().print(f"That is a server; open it in a browser: {store}", soft_wrap=True)
+        terminal.console().print(f"That is a server; open it in a browser: {redact(store)}", soft_wrap=True)
         return 0
     out = terminal.console()
     out.print(f"MLflow:  http://127.0.0.1:{args.port}   (Ctrl-C ends it)", soft_wrap=True)
@@ -41,5 +42,7 @@ def serve(store: str, port: int) -> NoReturn:
     """Becomes MLflow's server, for one person: one worker, and none of the eight processes of its job queue."""
     sys.stdout.flush()
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store, *address]
-    os.execve(sys.executable, command, os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    command = [sys.executable, "-m", "mlflow", "ui", *address]
+    # Not as an argument: those of a process can be read by everybody on the machine.
+    ours = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, command, os.environ | ours)
