@@ -35,3 +35,16 @@ def test_corruptions_and_closed_sets_share_their_networks(scale):
     one, other = networks("gradmix_corruptions", scale), networks("gradmix_closed", scale)
     assert one & other
     assert one == other or scale == "paper"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
+def test_one_training_without_labels_serves_probes_of_all_networks_and_over_epochs(scale):
+    probed = {(block, trial) for _, block, trial in networks("gradmix_ssl", scale)}
+    over_epochs = {(block, trial) for _, block, trial in trained("gradmix_ssl_epochs", scale)}
+    assert over_epochs < probed
+    several = plan(STUDIES["gradmix_ssl_networks"], scale)
+    blocks = {cell.block.name for cell in several.cells}
+    of_resnet18 = {cell.trial for cell in several.cells if "resnet18" in cell.arm}
+    assert of_resnet18 == {
+        cell.trial for cell in plan(STUDIES["gradmix_ssl"], scale).cells if cell.block.name in blocks
+    }

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -627,6 +628,31 @@ def test_moco_trains_and_leaves_its_key_network_to_the_average(data, changes):
     ahead = {name: (state["weights"][name] - start[name]).norm() for name in trained(state)}
     assert all(0 < moved[name] < ahead[name] for name in moved)
     torch.testing.assert_close(state["queue"].norm(dim=1), torch.ones(20))
+
+
+def test_shuffling_keys_within_the_batch_and_back_changes_nothing():
+    """What the authors' code does: batch norm sees the same batch in another order."""
+    config, step = TINY_MOCO, step_of(TINY_MOCO)
+    order_N = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    plain, shuffled = moco_of(config), moco_of(config)
+    keys_ND = plain.keys(network_of(), step.x_BCHW[8:], config)
+    torch.testing.assert_close(
+        shuffled.keys(network_of(), step.x_BCHW[8:][order_N], config)[order_N.argsort()], keys_ND
+    )
+    for one, other in zip(plain.network.buffers(), shuffled.network.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("config", [replace(TINY, theta=0.0), TINY_MOCO], ids=["simclr", "moco"])
+def test_training_without_supervision_reads_no_label(data, config):
+    config = replace(config, epochs=1, evaluate_every=0)
+    other = replace(data, train=replace(data.train, labels=np.roll(data.train.labels, 7)))
+    first, second = (run(config, each)[-1] for each in (data, other))
+    assert same(first[1], second[1])
+    losses = ("loss", "loss_simclr", "loss_mix")
+    assert [first[0][name] for name in losses] == [second[0][name] for name in losses]
+    supervised = [run(replace(TINY, epochs=1), each)[-1][1] for each in (data, other)]
+    assert not same(*supervised), "the labels do differ"
 
 
 @pytest.mark.slow
