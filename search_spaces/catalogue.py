@@ -29,8 +29,10 @@ MODULES = (
     "gradmix_evaluations",
     "gradmix_selfsupervised",
     "greg",
+    "greg_imagenet",
     "margins",
     "rmix",
+    "rmix_evaluations",
 )
 """Files beside this one; each holds its studies in a tuple STUDIES. A new paper is one file and one name here."""
 INDEX = Path(__file__).with_name("index.json")

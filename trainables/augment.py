@@ -88,6 +88,18 @@ class Settings:
             require(0 <= getattr(self, name) <= 1, self, name, "a probability, between 0 and 1")
 
 
+Framing = int | Literal["resized"]
+"""A random crop after padding by so many pixels; or a random part, of 8% of the area at least, made as large as the
+image was: the two ways in which classifiers of small and of large images are trained."""
+
+
+def framed(framing: Framing, *, flip: bool) -> Settings:
+    """The settings of a framing, with or without flips."""
+    if framing == "resized":
+        return Settings(crop=True, crop_scale=0.08, flip=flip)
+    return Settings(padding=framing, flip=flip)
+
+
 SIMCLR = Settings(crop=True, flip=True, jitter=0.8, grayscale=0.2)
 """SupContrast's set."""
 

@@ -93,8 +93,8 @@ class Config:
     """Memory layout on the device."""
     flip: bool = True
     """Horizontal flip, p = 0.5. [C]"""
-    padding: int = 4
-    """Random crop after so many black pixels on all sides. [C]"""
+    padding: augment.Framing = 4
+    """Random crop after so many black pixels on all sides; 'resized': of a random part, on ImageNet. [C]"""
 
     # Detection
     base: Base = "energy"
@@ -167,8 +167,9 @@ def _check_training(config: Config) -> None:
     require(0 < config.momentum < 1, config, "momentum", "above 0 and below 1")
     rising = all(first < second for first, second in zip(config.milestones, config.milestones[1:], strict=False))
     require(rising and min(config.milestones, default=0) >= 0, config, "milestones", "rising epochs, from 0")
-    for field in ("padding", "evaluate_every", "gradient_rows"):
+    for field in ("evaluate_every", "gradient_rows"):
         require(getattr(config, field) >= 0, config, field, "at least 0")
+    require(config.padding == "resized" or config.padding >= 0, config, "padding", "at least 0, or 'resized'")
 
 
 def _check_detection(config: Config) -> None:
@@ -554,7 +555,7 @@ def train(
         optimizer.load_state_dict(resume["optimizer"])
         lam = resume["lam"].to(device)
         mined = resume["mined"].to(device) if len(resume["mined"]) else None
-    views = augment.Settings(flip=config.flip, padding=config.padding)
+    views = augment.framed(config.padding, flip=config.flip)
     weights = list(network.parameters())
     for epoch in range(done, config.epochs):
         if config.sampling == "posterior":

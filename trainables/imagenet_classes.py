@@ -1,7 +1,7 @@
-"""The classes of the ImageNet protocols P1, P2 and P3, by WordNet id.
+"""The classes of the ImageNet protocols P1, P2 and P3, by WordNet id; and GReg's ten known classes, by their places.
 
-Source: the thesis cited in `trainables.margins`, section 5.1.2; the protocols are of Palechor, Bhoumik, Guenther (WACV
-2023), AIML-IfI/openset-imagenet@34c1933 `protocol.py`. Made from WordNet 3.0's hypernyms (wn 0.0.23) and the list of
+Source of P1 to P3: the thesis cited in `trainables.margins`, section 5.1.2; the protocols are of Palechor, Bhoumik,
+Guenther (WACV 2023), AIML-IfI/openset-imagenet@34c1933 `protocol.py`. Made from WordNet 3.0's hypernyms (wn 0.0.23) and the list of
 ILSVRC-2012's classes (timm 1.0.31) by the rules there, over a tree: each of the 26 nodes with hypernyms in and outside
 a superclass keeps one, as that code's reader does. Which one follows from the printed sizes: the classes of each
 protocol (116/67/166, 30/31/55, 151/97/164) and of P3's superclasses (bird 52, furniture 21, car 10, feline 8, ...);
@@ -14,6 +14,11 @@ Deviations: none known. Of P1's unknown classes 161 were read in the authors' li
 have no hypernym that could leave them out. P2, and P3's known and negative classes, rest on the rules and the printed
 sizes and were read in places; one place in P3's list and its length leave no other choice of unknowns.
 """
+
+TEN = ((342, 778, 443, 256, 601, 104, 445, 1, 269, 688),)
+"""GReg's known classes of ImageNet, labels 0 to 9, as places among the sorted WordNet ids: n02396427 n04141975
+n02834397 n02111277 n03534580 n01877812 n02837789 n01443537 n02114367 n03857828. By the rule of its code
+(o4lc/Greg-OOD@6ea4ff0): those that NumPy's permutation of 1000 with seed 1993 puts first."""
 
 
 def _ids(text: str) -> tuple[tuple[str, ...], ...]:

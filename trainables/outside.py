@@ -36,12 +36,18 @@ class Outside:
     """Key of `sources.SOURCES`."""
     classes: splits.Table | splits.Names | None = None
     """In each split of the protocol, or in the one there is; None: all."""
+    besides: splits.Table | None = None
+    """All classes but these, in each split; instead of `classes`."""
     part: Literal["train", "test"] = "test"
     """Of a data set that has both; one without a test part gives all its images."""
 
     def of(self, split: int) -> splits.Classes | None:
         """Its classes in one split."""
         return None if self.classes is None else self.classes[min(split, len(self.classes) - 1)]
+
+    def left_out(self, split: int) -> splits.Classes:
+        """What `of` leaves out of all classes, where it is None."""
+        return () if self.besides is None else self.besides[min(split, len(self.besides) - 1)]
 
 
 def role(name: str) -> str:
@@ -68,6 +74,7 @@ def check_classes(own: str, known: splits.Table | splits.Names | None, sets: Map
         for split in range(length):
             here, there = first.of(split), second.of(split)
             shared = set(here or there or ()) & set(there or here or ())
+            shared -= {*first.left_out(split), *second.left_out(split)}
             if shared or (here is None and there is None):
                 which = ", ".join(map(str, sorted(shared, key=str)[:5])) or "all"
                 raise DataError(

@@ -50,8 +50,8 @@ class Config:
     """Memory layout on the device."""
     flip: bool = True
     """Horizontal flip, p = 0.5. [C]"""
-    padding: int = 4
-    """Random crop after so many black pixels on all sides. [C]"""
+    padding: augment.Framing = 4
+    """Random crop after so many black pixels on all sides; 'resized': of a random part, on ImageNet. [C]"""
 
     @property
     def epochs(self) -> int:
@@ -67,7 +67,7 @@ class Config:
         for field in ("weight_decay", "floor"):
             require(0 <= getattr(self, field) < float("inf"), self, field, "at least 0 and finite")
         require(0 < self.momentum < 1, self, "momentum", "above 0 and below 1")
-        require(self.padding >= 0, self, "padding", "at least 0")
+        require(self.padding == "resized" or self.padding >= 0, self, "padding", "at least 0, or 'resized'")
 
 
 def train(config: Config, data: Data, *, seed: int, device: str, resume: State | None = None) -> Iterator[Epoch]:
@@ -98,7 +98,7 @@ def train(config: Config, data: Data, *, seed: int, device: str, resume: State |
         done = resume["epoch"]
         network.load_state_dict(resume["weights"])
         optimizer.load_state_dict(resume["optimizer"])
-    views = augment.Settings(flip=config.flip, padding=config.padding)
+    views = augment.framed(config.padding, flip=config.flip)
     for epoch in range(done, config.epochs):
         order_N = torch.randperm(len(labels_N), generator=seeding.torch_stream(seed, f"order/{epoch}")).to(device)
         random = seeding.torch_stream(seed, f"augment/{epoch}", device)

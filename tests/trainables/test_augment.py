@@ -280,3 +280,8 @@ def test_on_a_gpu_nothing_waits_for_the_host() -> None:
         augment.normalise(view(on_device, everything, mine), (0.5,) * 3, (0.2,) * 3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_framings_are_what_small_and_what_large_images_are_trained_with() -> None:
+    assert augment.framed(4, flip=True) == Settings(padding=4, flip=True)
+    assert augment.framed("resized", flip=False) == Settings(crop=True, crop_scale=v2.RandomResizedCrop(8).scale[0])

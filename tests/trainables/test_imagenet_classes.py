@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from trainables import imagenet_classes as stored
@@ -66,3 +67,16 @@ def test_what_was_read_in_the_authors_lists_stands_in_ours():
         *("n03775071", "n03787032", "n03832673", "n03866082"),
     ], "the 125th to 132nd classes of unknown rows in their p3_test.csv"
     assert "n04162706" in p3
+
+
+def test_gregs_ten_classes_are_those_that_the_permutation_puts_first_and_have_the_names_of_their_ids():
+    """The WordNet ids are the pig, scale, bib, dog, hoopskirt, wallaby, bikini, goldfish, wolf, oscilloscope."""
+    from torchvision.models import ResNet18_Weights
+
+    place = np.random.RandomState(1993).permutation(1000)
+    assert [int(place[number]) for number in stored.TEN[0]] == list(range(10))
+    names = [ResNet18_Weights.IMAGENET1K_V1.meta["categories"][number] for number in stored.TEN[0]]
+    assert names == [
+        *("wild boar", "scale", "bib", "Newfoundland", "hoopskirt"),
+        *("wallaby", "bikini", "goldfish", "timber wolf", "oscilloscope"),
+    ]

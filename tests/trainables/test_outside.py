@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,44 @@ def test_auxiliary_images_have_a_limit_of_their_own(tmp_path):
     assert len(again.others["auxiliary_photos"].labels) > 2000
 
 
+def test_all_classes_but_some_are_the_others(tmp_path, monkeypatch):
+    aside = Outside(source="digits", besides=((2, 5),))
+    monkeypatch.setitem(PROTOCOLS, "two", Protocol(source="digits", known=((2, 5),), outside={"auxiliary": aside}))
+    data = open_data(DataSpec(protocol="two"), cache=tmp_path)
+    assert set(data.others["auxiliary"].original) == {0, 1, 3, 4, 6, 7, 8, 9}
+    assert set(data.train.original) == {2, 5}
+
+
+def test_imagenets_ten_classes_are_read_from_folders_with_the_others_as_auxiliary_ones(tmp_path, monkeypatch):
+    """A thousand folders of one small picture, whose grey level tells the class."""
+    rng = np.random.default_rng(0)
+    for place, folder in product(range(1000), ("train", "val")):
+        target = tmp_path / "imagenet" / folder / f"n{place:08d}"
+        target.mkdir(parents=True)
+        image = np.full((4, 6, 3), place % 250, dtype=np.uint8)
+        image[0] = rng.integers(0, 256, (6, 3))
+        Image.fromarray(image).save(target / "one.png")
+    for folder in ("textures", "places", "inaturalist", "sun"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)).save(tmp_path / folder / "one.png")
+    for name in ("imagenet64", "textures-224", "places-224", "inaturalist-224", "sun-224"):
+        monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], side=4))
+    data = open_data(DataSpec(protocol="imagenet10-64", side=4), cache=tmp_path / "cache", source=tmp_path)
+    known = [342, 778, 443, 256, 601, 104, 445, 1, 269, 688]
+    assert dict(zip(data.train.original.tolist(), data.train.labels.tolist(), strict=True)) == {
+        number: label for label, number in enumerate(known)
+    }
+    assert [int(image[3, 0, 0]) for image in data.test.pixels] == [int(n) % 250 for n in data.test.original]
+    auxiliary = data.others["auxiliary"]
+    assert sorted(auxiliary.original.tolist()) == [number for number in range(1000) if number not in known]
+    assert {name: len(each.labels) for name, each in data.others.items() if name != "auxiliary"} == {
+        "far_textures": 1,
+        "far_places": 1,
+        "far_inaturalist": 1,
+        "far_sun": 1,
+    }
+
+
 def test_photographs_are_cut_into_different_patches_without_sky(tmp_path):
     from sklearn.datasets import load_sample_image
 
@@ -87,6 +126,10 @@ def test_noise_is_of_four_kinds_and_always_the_same(tmp_path):
         ),
         ({"auxiliary": Outside(source="photos"), "far_photos": Outside(source="photos")}, "overlap: all of 'photos'"),
         ({"others": Outside(source="photos")}, "'others' has no role"),
+        (
+            {"auxiliary": Outside(source="digits", besides=((0, 2),))},
+            "the known classes and auxiliary overlap: 1 of 'digits'",
+        ),
     ],
 )
 def test_a_class_with_two_roles_is_refused_when_a_protocol_is_declared(sets, words):
@@ -103,6 +146,8 @@ def test_no_protocol_shares_a_class_between_what_is_trained_and_what_is_judged()
             judged |= {(protocol.source, number) for number in known}
             for set_name, each in protocol.outside.items():
                 classes = each.of(split) if each.classes else (None,)
+                if each.besides:
+                    classes = [number for number in range(1000) if number not in each.besides[0]]
                 into = trained if set_name.startswith("auxiliary") else judged
                 into |= {(each.source, number) for number in classes}
             assert not trained & judged, (name, split)
