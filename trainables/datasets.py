@@ -218,6 +218,13 @@ _FAR: Mapping[str, Outside] = {
     "far_isun": Outside(source="isun"),
 }
 """The six test sets of the literature on CIFAR."""
+_FAR_OF_IMAGENET: Mapping[str, Outside] = {
+    "far_textures": Outside(source="textures-224"),
+    "far_places": Outside(source="places-224"),
+    "far_inaturalist": Outside(source="inaturalist-224"),
+    "far_sun": Outside(source="sun-224"),
+}
+"""The four of the literature on ImageNet."""
 _GIVEN: Mapping[str, Outside] = {
     "far_mnist": Outside(source="mnist"),
     "far_omniglot": Outside(source="omniglot"),
@@ -332,6 +339,26 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "cifar100-random300k": Protocol(
         source="cifar100", outside={"auxiliary": Outside(source="random300k"), **_FAR}, colour=_CIFAR100_OOD
+    ),
+    "imagenet10": Protocol(
+        source="imagenet",
+        known=imagenet.TEN,
+        outside={
+            "auxiliary": Outside(source="imagenet", besides=imagenet.TEN, part="train"),
+            **_FAR_OF_IMAGENET,
+        },
+        side=224,
+        colour=_IMAGENET,
+    ),
+    "imagenet10-64": Protocol(
+        source="imagenet64",
+        known=imagenet.TEN,
+        outside={
+            "auxiliary": Outside(source="imagenet64", besides=imagenet.TEN, part="train"),
+            **_FAR_OF_IMAGENET,
+        },
+        side=64,
+        colour=_IMAGENET,
     ),
     "digits-closed": Protocol(source="digits", endless=True),
     "mnist-closed": Protocol(source="mnist"),
@@ -592,7 +619,7 @@ def _pick_outside(protocol: Protocol, spec: DataSpec, name: str, names: Mapping[
     """An auxiliary or out-of-distribution set."""
     beside, auxiliary = protocol.outside[name], outside.role(name) == "auxiliary"
     classes = beside.of(spec.split)
-    every = range(len(names[beside.source]))
+    every = [number for number in range(len(names[beside.source])) if number not in beside.left_out(spec.split)]
     numbers = every if classes is None else _numbers(classes, names[beside.source], beside.source)
     return _Pick(
         source=beside.source,

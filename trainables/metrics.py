@@ -30,6 +30,7 @@ DETECTION: Mapping[str, bool] = MappingProxyType(
 OUTSIDE_SETS = (
     *("near_digits", "far_photos", "near_tinyimagenet", "far_mnist", "far_omniglot", "far_noise"),
     *("far_textures", "far_svhn", "far_places365", "far_lsun_c", "far_lsun_r", "far_isun"),
+    *("far_places", "far_inaturalist", "far_sun"),
     "near_cifar100",
 )
 """The out-of-distribution sets of all protocols."""

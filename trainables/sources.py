@@ -215,12 +215,14 @@ def _emnist(split: str, classes: tuple[str, ...]) -> Source:
     )
 
 
-def _without_classes(title: str, *folders: str, files: tuple[str, ...] = (), cut: bool = False) -> Source:
-    """Colour images of 32 x 32 pixels of which nobody asks for the class."""
+def _without_classes(
+    title: str, *folders: str, files: tuple[str, ...] = (), cut: bool = False, side: int = 32
+) -> Source:
+    """Colour images of which nobody asks for the class."""
     return Source(
         title=title,
         mode="RGB",
-        side=32,
+        side=side,
         classes=("image",),
         folders=folders,
         parts={"train": ()},
@@ -367,5 +369,9 @@ SOURCES: dict[str, Source] = {
     "lsun-c": _without_classes("LSUN (cropped)", "lsun-c", "LSUN", "LSUN_C", "lsun_c", cut=True),
     "lsun-r": _without_classes("LSUN (resized)", "lsun-r", "LSUN_resize", "LSUN_R", "lsun_r"),
     "isun": _without_classes("iSUN", "isun", "iSUN"),
+    "textures-224": _without_classes("Textures (DTD)", "textures", "dtd", "Textures", side=224),
+    "places-224": _without_classes("Places, beside ImageNet", "places", "Places", side=224),
+    "inaturalist-224": _without_classes("iNaturalist, beside ImageNet", "inaturalist", "iNaturalist", side=224),
+    "sun-224": _without_classes("SUN, beside ImageNet", "sun", "SUN", side=224),
 }
 """Every data set, by the name that protocols use."""
