@@ -150,6 +150,8 @@ class Protocol:
     """Pixels a side where the spec leaves it open; None: the data set's own."""
     inverted: bool = False
     """Whether the images of `unknown_source` show dark strokes on white and are to show bright ones on black."""
+    closed: bool = False
+    """Whether there are only the known classes: the others are left out, rather than unknown."""
     endless: bool = False
     """Whether any split number is allowed (the digits' are drawn)."""
     colour: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
@@ -158,8 +160,6 @@ class Protocol:
     def __post_init__(self) -> None:
         _check_disjoint(self)
         if self.outside:
-    closed: bool = False
-    """Whether there are only the known classes: the others are left out, rather than unknown."""
             outside.check_classes(self.source, self.known, self.outside)
 
     @property
@@ -361,16 +361,19 @@ PROTOCOLS: dict[str, Protocol] = {
         colour=_IMAGENET,
     ),
     "digits-closed": Protocol(source="digits", endless=True),
+    "digits-known": Protocol(source="digits", known=splits.MNIST, closed=True),
+    "digits-others": Protocol(source="digits", known=splits.DIGITS_OTHERS, closed=True),
     "mnist-closed": Protocol(source="mnist"),
     "svhn-closed": Protocol(source="svhn", colour=_SVHN),
     "cifar10-closed": Protocol(source="cifar10", colour=_CIFAR),
     "cifar100-closed": Protocol(source="cifar100", colour=_CIFAR),
     "tinyimagenet-closed": Protocol(source="tinyimagenet", colour=_IMAGENET),
+    "tinyimagenet100-closed": Protocol(
+        source="tinyimagenet", known=(tuple(range(100)),), closed=True, colour=_IMAGENET
+    ),
     "imagenet-closed": Protocol(source="imagenet", colour=_IMAGENET),
     "imagenet64-closed": Protocol(source="imagenet64", colour=_IMAGENET),
     "emnist-letters-closed": Protocol(source="emnist-letters"),
-    "digits-known": Protocol(source="digits", known=splits.MNIST, closed=True),
-    "digits-others": Protocol(source="digits", known=splits.DIGITS_OTHERS, closed=True),
     "emnist-balanced-closed": Protocol(source="emnist-balanced"),
     "emnist-digits-closed": Protocol(source="emnist-digits"),
 }
@@ -379,9 +382,6 @@ PROTOCOLS: dict[str, Protocol] = {
 others."""
 
 
-    "tinyimagenet100-closed": Protocol(
-        source="tinyimagenet", known=(tuple(range(100)),), closed=True, colour=_IMAGENET
-    ),
 def protocol_of(spec: DataSpec) -> Protocol:
     """The spec's protocol.
 
@@ -401,15 +401,6 @@ def protocol_of(spec: DataSpec) -> Protocol:
     return protocol
 
 
-def class_split(spec: DataSpec) -> tuple[splits.Classes, splits.Classes]:
-    """Known and unknown classes by the data sets' own numbers (or the beginnings of their names, where a protocol goes
-    by names). The known ones become 0..C-1 in the order given here.
-
-    Raises:
-        DataError: no such protocol or split.
-    """
-    protocol = protocol_of(spec)
-    every = range(SOURCES[protocol.source].expected or 0)
 def channels(spec: DataSpec) -> int:
     """Of the images that a spec means: 1, grey, or 3.
 
@@ -419,6 +410,15 @@ def channels(spec: DataSpec) -> int:
     return 1 if SOURCES[protocol_of(spec).source].mode == "L" else 3
 
 
+def class_split(spec: DataSpec) -> tuple[splits.Classes, splits.Classes]:
+    """Known and unknown classes by the data sets' own numbers (or the beginnings of their names, where a protocol goes
+    by names). The known ones become 0..C-1 in the order given here.
+
+    Raises:
+        DataError: no such protocol or split.
+    """
+    protocol = protocol_of(spec)
+    every = range(SOURCES[protocol.source].expected or 0)
     if protocol.known is None:
         return tuple(every), ()
     if spec.split < len(protocol.known):
