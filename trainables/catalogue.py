@@ -24,6 +24,7 @@ from trainables import (
     rmix,
     spread,
     stress,
+    transfer,
 )
 from trainables.config import ConfigError, nearest
 from trainables.protocol import Method
@@ -44,6 +45,7 @@ METHODS: dict[str, Method] = {
     "rmix": Method(rmix.train, rmix.Config),
     "spread": Method(spread.train, spread.Config),
     "stress": Method(stress.train, stress.Config),
+    "transfer": Method(transfer.train, transfer.Config, transfer.check),
 }
 GROUP = "ablate.methods"
 """Entry points of this group are methods: name -> a `Method`."""

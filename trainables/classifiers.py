@@ -136,6 +136,10 @@ class Classifier(nn.Module):
 
     def features(self, x_BCHW: Tensor, mixing: Mixing | None = None, after: int = 0) -> Tensor:
         """What the linear layer is given, (B, D)."""
+        return self.maps(x_BCHW, mixing, after).mean((2, 3))
+
+    def maps(self, x_BCHW: Tensor, mixing: Mixing | None = None, after: int = 0) -> Tensor:
+        """The last feature maps (B, D, h, w), whose means over pixels are the features."""
         if mixing is not None and after == 0:
             x_BCHW = mixing(x_BCHW)
         x_BCHW = self.stem(x_BCHW)
@@ -143,8 +147,8 @@ class Classifier(nn.Module):
             x_BCHW = stage(x_BCHW)
             if mixing is not None and after == number:
                 x_BCHW = mixing(x_BCHW)
-        features_BD: Tensor = self.last(x_BCHW).mean((2, 3))
-        return features_BD
+        maps_BDhw: Tensor = self.last(x_BCHW)
+        return maps_BDhw
 
 
 def _preact_resnet18(width: int, channels: int, classes: int) -> Classifier:
@@ -191,10 +195,11 @@ def _resnet50(width: int, channels: int, classes: int) -> Classifier:
         ]
         stages.append(nn.Sequential(*blocks))
         inputs = outputs
-    return Classifier(_imagenet_stem(channels, width), stages, nn.Identity(), inputs, classes)
+    return Classifier(imagenet_stem(channels, width), stages, nn.Identity(), inputs, classes)
 
 
-def _imagenet_stem(channels: int, width: int) -> nn.Sequential:
+def imagenet_stem(channels: int, width: int) -> nn.Sequential:
+    """A quarter of the image's side: a 7 x 7 convolution with stride 2, batch norm, ReLU, and pooling with stride 2."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 7, 2, padding=3, bias=False),
         nn.BatchNorm2d(width),
@@ -210,7 +215,7 @@ def _resnet18(small: bool, width: int, channels: int, classes: int) -> Classifie
         stages.append(_chain(BasicBlock, inputs, outputs, 2, 1 if index == 0 else 2))
         inputs = outputs
     stem = nn.Sequential(_conv(channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-    return Classifier(stem if small else _imagenet_stem(channels, width), stages, nn.Identity(), inputs, classes)
+    return Classifier(stem if small else imagenet_stem(channels, width), stages, nn.Identity(), inputs, classes)
 
 
 def _narrow_resnet(depth: int, width: int, channels: int, classes: int) -> Classifier:
@@ -234,7 +239,7 @@ def _densenet_bc(depth: int, width: int, channels: int, classes: int) -> Classif
 
 def _densenet121(width: int, channels: int, classes: int) -> Classifier:
     stages, last, features = densenet.stages((6, 12, 24, 16), max(1, width // 2), width)
-    return Classifier(_imagenet_stem(channels, width), stages, last, features, classes)
+    return Classifier(imagenet_stem(channels, width), stages, last, features, classes)
 
 
 Name = Literal[

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import augment, backbones, classifiers, openset, rmix, teachers
+from trainables import augment, backbones, classifiers, finetuned, openset, rmix, teachers, twoheads
 from trainables.config import ConfigError
 from trainables.datasets import Data, Images
 from trainables.protocol import Needed, State
@@ -26,12 +26,14 @@ Scores = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1], not normalised -> scores (B, K), in eval mode."""
 
 WITHOUT_NETWORK = frozenset(
-    {"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores", "probes", "spread", "stress"}
+    {"knn_ood", "knn_osr", "localisation", "margin_scores", "ood_radius", "ood_scores", "probes", "spread", "stress"}
 )
 """Methods of the catalogue that only read what others trained."""
+UNREADABLE = frozenset({"margins"})
+"""Methods of the catalogue whose networks only their own evaluations read: neither classifiers nor encoders here."""
 ENCODERS = frozenset({"gradmix"})
 """Methods of the catalogue that train an encoder, which has no logits."""
-CLASSIFIERS = frozenset({"adautomix", "greg", "pretraining", "rlmix", "rmix"})
+CLASSIFIERS = frozenset({"adautomix", "greg", "pretraining", "rlmix", "rmix", "transfer"})
 """Methods of the catalogue that train a classifier, which has no projection head."""
 BATCH = 500
 """Images at a time. What is random depends on it, so it is no choice."""
@@ -51,11 +53,16 @@ class Judged:
 
 
 def check_needed(needed: Needed, field: str) -> None:
-    """Refuses, before anything runs, what trains no network.
+    """Refuses, before anything runs, what trains no network, or none that can be read here.
 
     Raises:
         ConfigError: naming the field.
     """
+    if needed.method in UNREADABLE:
+        raise ConfigError(
+            f"{field} needs a trial of {needed.method!r}, whose network is neither a classifier nor an encoder that "
+            "is known here. Name a method that trains one, such as 'gradmix', 'rmix' or 'adautomix'."
+        )
     if needed.method in WITHOUT_NETWORK:
         raise ConfigError(
             f"{field} needs a trial of {needed.method!r}, which trains no network. "
@@ -93,18 +100,46 @@ def judged(needed: Needed, state: State, data: Data, device: str, k: int = 10) -
         ValueError: a state that describes no network, or one of another number of classes or channels.
         Diverged: an encoder's features are not finite.
     """
+    network = trained(needed, state)
+    check_fits(network.description, data)
+    network.to(device)
+    if isinstance(network, backbones.Projected):
+        return Judged(neighbours(network, data, device, k), logits=False)
+    mean, std = colours(needed, data)
+
+    def scores(x_BCHW: Tensor) -> Tensor:
+        seen = network(augment.normalise(x_BCHW, mean, std))
+        logits_BK: Tensor = seen.one_BK if isinstance(seen, twoheads.Seen) else seen
+        return logits_BK
+
+    return Judged(scores, logits=True)
+
+
+def trained(needed: Needed, state: State) -> finetuned.Trained:
+    """The network of another trial's final state, in eval mode, on the CPU; of student and teacher the one `scored`.
+
+    Raises:
+        ValueError: a state that describes no network, or whose weights are another's.
+    """
     description, weights = described(state)
-    mean, std = _colours(needed, data)
-    if "student" in description:
-        check_fits(description["student"], data)
-        trio = teachers.rebuild(description, weights).to(device)
-        network = trio.student if field(needed, "scored", "teacher") == "student" else trio.teacher
-        return Judged(lambda x_BCHW: network(augment.normalise(x_BCHW, mean, std)).one_BK, logits=True)
-    check_fits(description, data)
-    if "classes" in description:
-        classifier = classifiers.rebuild(description, weights).to(device)
-        return Judged(lambda x_BCHW: classifier(augment.normalise(x_BCHW, mean, std)), logits=True)
-    return Judged(neighbours(backbones.rebuild(description, weights).to(device), data, device, k), logits=False)
+    try:
+        if "student" in description:
+            return scored(needed, teachers.rebuild(description, weights))
+        if "body" in description:
+            return finetuned.rebuild(description, weights)
+        if "classes" in description:
+            return classifiers.rebuild(description, weights)
+        return backbones.rebuild(description, weights)
+    except RuntimeError as error:  # torch names the weights
+        raise ValueError(
+            f"the needed trial's weights are not those of the network that its final state describes: {error}. Remove "
+            "the trial from the home, so that it is trained again."
+        ) from None
+
+
+def scored(needed: Needed, trio: teachers.Trio) -> twoheads.TwoHeads:
+    """The one of student and teacher that the needed trial's own `scored` names."""
+    return trio.student if field(needed, "scored", "teacher") == "student" else trio.teacher
 
 
 def described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
@@ -116,7 +151,7 @@ def described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     known = {*backbones.ENCODERS, *classifiers.CLASSIFIERS}
     description = state.get("network")
     if isinstance(description, Mapping) and "weights" in state:
-        if "student" in description:
+        if "student" in description or "body" in description:
             return description, state["weights"]
         if description.get("network") in known and ("head" in description or "classes" in description):
             return description, state["weights"]
@@ -141,13 +176,21 @@ def encoder(state: State, data: Data, device: str) -> backbones.Projected:
 
 def check_fits(description: Mapping[str, Any], data: Data) -> None:
     """Raises ValueError where a network was made for another number of channels or classes."""
-    channels, classes = data.test.pixels.shape[3], len(data.classes)
-    for name, found in (("channels", channels), ("classes", classes)):
-        if description.get(name, found) != found:
-            raise ValueError(
-                f"the needed trial's network has {description[name]} {name}, and the images of "
-                f"{data.spec.protocol!r} have {found}: it was trained on other data."
-            )
+    check_channels(description, data)
+    _check_count("classes", description.get("classes"), len(data.classes), data)
+
+
+def check_channels(description: Mapping[str, Any], data: Data) -> None:
+    """Raises ValueError where a network was made for another number of channels."""
+    _check_count("channels", description["channels"], data.test.pixels.shape[3], data)
+
+
+def _check_count(name: str, made_for: int | None, found: int, data: Data) -> None:
+    if made_for not in (None, found):
+        raise ValueError(
+            f"the needed trial's network has {made_for} {name}, and the images of {data.spec.protocol!r} have {found}: "
+            "it was trained on other data."
+        )
 
 
 def field(needed: Needed, name: str, default: Any) -> Any:
@@ -157,7 +200,8 @@ def field(needed: Needed, name: str, default: Any) -> Any:
     return getattr(needed.config, name, default)
 
 
-def _colours(needed: Needed, data: Data) -> tuple[Sequence[float], Sequence[float]]:
+def colours(needed: Needed, data: Data) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of each channel that the needed trial normalises with."""
     if field(needed, "colour", "protocol") == "released":
         return rmix.RELEASED_MEAN, rmix.RELEASED_STD
     return data.mean, data.std

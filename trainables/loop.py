@@ -18,18 +18,18 @@ from trainables.datasets import Data
 from trainables.protocol import Diverged, State
 
 
-def resident(data: Data, batch: int, device: str) -> tuple[Tensor, Tensor]:
+def resident(data: Data, batch: int, device: str, field: str = "batch") -> tuple[Tensor, Tensor]:
     """The whole training set on the device: pixels (N, H, W, C) uint8, labels (N,) int64.
 
     On the CPU the pixels are data's own memory, where that is writable (torch knows no read-only tensors).
 
     Raises:
-        ConfigError: `batch` is larger than the set.
+        ConfigError: `batch`, the config's `field`, is larger than the set.
     """
     pixels = data.train.pixels if data.train.pixels.flags.writeable else data.train.pixels.copy()
     if len(pixels) < batch:
         found = f"the training set of {data.spec.protocol!r} has {len(pixels)} images"
-        raise ConfigError(f"batch={batch} is not allowed: {found}; set batch to at most that.")
+        raise ConfigError(f"{field}={batch} is not allowed: {found}; set {field} to at most that.")
     return torch.from_numpy(pixels).to(device), torch.tensor(data.train.labels, dtype=torch.int64, device=device)
 
 

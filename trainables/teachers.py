@@ -13,7 +13,7 @@ Shapes: N images, K classes.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -149,21 +149,24 @@ LAST_EPOCHS = 10
 """Of the published protocol: the median of the accuracies in so many last epochs."""
 HEADS = tuple(f"accuracy_{whose}_{head}" for whose in ("teacher", "student") for head in ("one", "mix"))
 REMEMBERED = ("accuracy", "accuracy_top5", *HEADS)
-"""What has a best and a median."""
+"""What has a best and a median where student and teacher are judged."""
 
 
-def remembered(history: dict[str, list[float]], epoch: int, metrics: Mapping[str, float]) -> dict[str, float]:
+def remembered(
+    history: dict[str, list[float]], epoch: int, metrics: Mapping[str, float], names: Sequence[str] = REMEMBERED
+) -> dict[str, float]:
     """'<name>_best', the best so far on the test set, and '<name>_median10', of what was measured in ten epochs.
 
     Args:
         history: name -> all its values so far, and 'epoch'; gets this one's.
         epoch: from 1.
         metrics: of this epoch.
+        names: of the metrics that have a best and a median.
     """
     history.setdefault("epoch", []).append(float(epoch))
     late = sum(then > epoch - LAST_EPOCHS for then in history["epoch"])
     found = {}
-    for name in REMEMBERED:
+    for name in names:
         values = history.setdefault(name, [])
         values.append(metrics[name])
         found[f"{name}_best"], found[f"{name}_median10"] = max(values), float(np.median(values[-late:]))

@@ -5,8 +5,8 @@ Papers: He et al. (arXiv 1512.03385), Xie et al., ResNeXt (arXiv 1611.05431), Li
 JinXins/Adversarial-AutoMixup for stems, heads and first weights; torchvision for Swin-T and ConvNeXt-T.
 
 The ResNets have the stem for small images, a 3 x 3 convolution with stride 1 and no pooling, so their third stage has a
-quarter of the image's side; those of Swin and ConvNeXt a sixteenth. A network's weights are drawn from the generator
-passed in, on the CPU, so a seed gives one network on every device.
+quarter of the image's side; those of Swin, ConvNeXt and the ResNets with the stem of ImageNet a sixteenth. A network's
+weights are drawn from the generator passed in, on the CPU, so a seed gives one network on every device.
 
 Deviations:
 1. `width` scales all channels; at 64 each is the published network. ResNeXt's groups shrink with it below 64.
@@ -23,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from trainables.backbones import BasicBlock
-from trainables.classifiers import BottleneckBlock
+from trainables.classifiers import BottleneckBlock, imagenet_stem
 from trainables.config import ConfigError, nearest
 
-Name = Literal["resnet18", "resnet34", "resnet50", "resnext50", "swin_t", "convnext_t"]
+Name = Literal[
+    "resnet18", "resnet34", "resnet50", "resnext50", "resnet18_imagenet", "resnet50_imagenet", "swin_t", "convnext_t"
+]
 
 
 class Seen(NamedTuple):
@@ -82,6 +84,20 @@ class TwoHeads(nn.Module):
         pooled_BD = self.last(x_BCHW)
         return Seen(features_Bchw, pooled_BD, self.one(pooled_BD), self.mix(pooled_BD))
 
+    def maps(self, x_BCHW: Tensor) -> Tensor:
+        """The last feature maps (B, D, h, w), whose means over pixels the heads are given.
+
+        Raises:
+            ConfigError: the body normalises after the mean, so that no maps have that mean.
+        """
+        parts = list(self.last) if isinstance(self.last, nn.Sequential) else [self.last]
+        if not isinstance(parts[-1], Pool):
+            name = self.description["network"]
+            raise ConfigError(f"{name!r} takes the mean over pixels before its last layers: no maps lead to its heads.")
+        for part in (*self.stages, *parts[:-1]):
+            x_BCHW = part(x_BCHW)
+        return x_BCHW
+
 
 class Pool(nn.Module):
     """The mean over pixels."""
@@ -110,8 +126,9 @@ def _grouped(inputs: int, width: int, stride: int) -> tuple[nn.Module, int]:
     return BottleneckBlock(inputs, inner, 4 * width, stride, groups), 4 * width
 
 
-def _resnet(block: Block, blocks: Sequence[int], width: int, channels: int) -> Body:
-    stem = (nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+def _resnet(block: Block, blocks: Sequence[int], width: int, channels: int, *, large: bool = False) -> Body:
+    small = (nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+    stem = imagenet_stem(channels, width) if large else small
     stages, outputs, inputs = [], [], width
     for index, count in enumerate(blocks):
         parts: list[nn.Module] = list(stem) if index == 0 else []
@@ -175,6 +192,8 @@ BODIES: Mapping[str, Callable[[int, int], Body]] = {
     "resnet34": partial(_resnet, _basic, (3, 4, 6, 3)),
     "resnet50": partial(_resnet, _bottleneck, (3, 4, 6, 3)),
     "resnext50": partial(_resnet, _grouped, (3, 4, 6, 3)),
+    "resnet18_imagenet": partial(_resnet, _basic, (2, 2, 2, 2), large=True),
+    "resnet50_imagenet": partial(_resnet, _bottleneck, (3, 4, 6, 3), large=True),
     "swin_t": _swin_t,
     "convnext_t": _convnext_t,
 }

@@ -17,7 +17,17 @@ from trainables.datasets import DataSpec, open_data
 from trainables.metrics import DIRECTION
 from trainables.protocol import Epoch, Needed
 
-SMALL = {"width": 4, "epochs": 3, "pretraining_epochs": 3, "probe_epochs": 3, "final_epochs": 1, "batch": 16, "k": 3}
+SMALL = {
+    "width": 4,
+    "epochs": 3,
+    "pretraining_epochs": 3,
+    "transfer_epochs": 3,
+    "transfer_batch": 16,
+    "probe_epochs": 3,
+    "final_epochs": 1,
+    "batch": 16,
+    "k": 3,
+}
 """Fields that make any method small, where it has them."""
 OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
     "rlmix": {"rollout": 4, "minibatch": 2, "features": 16}  # its policy is updated inside epochs and across them
@@ -32,6 +42,7 @@ NEEDED = {
     "probes": "gradmix",
     "spread": "gradmix",
     "stress": "gradmix",
+    "transfer": "pretraining",
 }
 """Method -> what trains the network that it asks for."""
 WITHOUT_RANDOMNESS = {"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores"}

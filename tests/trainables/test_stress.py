@@ -220,13 +220,18 @@ def test_a_method_that_trains_no_network_is_refused_before_anything_runs(method)
         stress.Config(network=Needed(method, None))
 
 
+def test_a_method_whose_network_nobody_else_reads_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="'margins', whose network is neither"):
+        stress.Config(network=Needed("margins", None))
+
+
 def test_every_method_that_needs_another_is_known_to_train_no_network():
     from trainables.catalogue import METHODS
     from trainables.config import field_types
 
     readers = {name for name, method in METHODS.items() if "network" in field_types(method.config)}
     readers = {name for name in readers if field_types(METHODS[name].config)["network"] is Needed}
-    assert readers <= judged.WITHOUT_NETWORK | {"greg"}
+    assert readers <= judged.WITHOUT_NETWORK | {"greg", "transfer"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ TORCHVISION = {
     "resnet34": torchvision.models.resnet34,
     "resnet50": torchvision.models.resnet50,
     "resnext50": torchvision.models.resnext50_32x4d,
+    "resnet18_imagenet": torchvision.models.resnet18,
+    "resnet50_imagenet": torchvision.models.resnet50,
 }
 
 
@@ -34,8 +36,24 @@ def test_resnets_have_torchvisions_parameters_but_for_stem_and_head(name):
         body, theirs = twoheads.BODIES[name](64, 3), TORCHVISION[name]()
     ours = [tuple(w.shape) for stage in body.stages for w in stage.parameters()]
     wanted = [tuple(w.shape) for key, w in theirs.named_parameters() if not key.startswith(("fc.", "conv1."))]
-    assert sorted(ours) == sorted([*wanted, (64, 3, 3, 3)])
-    assert body.channels[2] == (256 if name in ("resnet18", "resnet34") else 1024)
+    stem = 7 if name.endswith("_imagenet") else 3
+    assert sorted(ours) == sorted([*wanted, (64, 3, stem, stem)])
+    assert body.channels[2] == (1024 if "50" in name else 256)
+
+
+@torch.no_grad()
+def test_with_the_stem_of_imagenet_features_are_torchvisions():
+    """With one set of weights; the residual branches, which start at 0, opened."""
+    network = twoheads.two_heads("resnet18_imagenet", 64, 3, 5, torch.Generator().manual_seed(0), layer=3).eval()
+    for part in network.stages.modules():
+        if isinstance(part, BasicBlock):
+            part.bn2.weight.fill_(0.5)
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    theirs.fc = nn.Identity()
+    own = [value for key, value in network.state_dict().items() if not key.startswith(("one.", "mix."))]
+    assert [v.shape for v in own] == [v.shape for v in theirs.state_dict().values()]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), own, strict=True)))
+    torch.testing.assert_close(network(pictures(64)).pooled_BD, theirs(pictures(64)))
 
 
 @torch.no_grad()
@@ -74,7 +92,7 @@ def test_masks_are_made_from_the_stage_that_is_named(name, layer):
     found = network(x).features_Bchw
     assert torch.equal(found, wanted)
     assert found.shape[1] == network.map_channels
-    stem = 4 if name in twoheads.TRANSFORMER_LIKE else 1
+    stem = 4 if name in twoheads.TRANSFORMER_LIKE or name.endswith("_imagenet") else 1
     assert found.shape[2] == 32 // (stem << (layer - 1))
 
 
