@@ -17,6 +17,7 @@ from ablate.commands import report as report_command
 from ablate.log import CorruptLog
 from ablate.masking import keep_others_out
 from ablate.request import UsageError
+from ablate.store import StoreError
 from search_spaces.study import StudyError
 from trainables.config import ConfigError, nearest
 from trainables.origin import OriginError
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         return int(COMMANDS[args.command][0].run(args))
-    except (UsageError, StudyError, ConfigError, OriginError, CorruptLog) as error:
+    except (UsageError, StudyError, ConfigError, OriginError, CorruptLog, StoreError) as error:
         if debugging():
             raise
         terminal.complain(str(error))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate import terminal
+from ablate import mirror, terminal
 from ablate.home import Home
 from ablate.log import read
 from ablate.plan import Plan
@@ -43,6 +43,7 @@ def write(plan: Plan, home: Home) -> Answer:
         findings=findings,
         exhibits=exhibits.gather(home, plan, frame) if plan.study.figures else None,
     )
+    mirror.send_or_warn(home, home.frames(plan.sweep), home.report(plan.sweep))
     return Answer(plan, frame, findings, page)
 
 
@@ -78,7 +79,7 @@ def attach(answer: Answer, home: Home, uri: str) -> str:
 
 def where_next(answer: Answer, home: Home) -> None:
     """Where to look now."""
-    place = "" if str(home.root) == "ablate-home" else f" --home {home.root}"
+    place = "" if home.name == "ablate-home" else f" --home {home.name}"
     out = terminal.console()
     rows = [
         ("Report", str(answer.report)),

@@ -113,6 +113,17 @@ def is_kept(folder: Path) -> bool:
     return end is not None and (end["stateless"] or (folder / STATE).exists())
 
 
+def reached(folder: Path) -> int:
+    """The epoch of the last state, by its head alone; 0 where there is none. Whether it is whole, `load` finds out."""
+    try:
+        with (folder / STATE).open("rb") as file:
+            file.readline()
+            epochs = json.loads(file.readline())["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return int(epochs[-1]["epoch"]) if epochs else 0
+
+
 def forget_end(folder: Path) -> None:
     """Lets a trial that ended run again."""
     (folder / END).unlink(missing_ok=True)

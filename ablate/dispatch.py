@@ -3,13 +3,14 @@
 Knows neither Ray nor processes: an executor takes hands here and brings messages back.
 """
 
+import contextlib
 import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from ablate import checkpoint
+from ablate import mirror, segments
 from ablate.events import Event
 from ablate.executors import Lost
 from ablate.home import Home
@@ -17,6 +18,7 @@ from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
+from ablate.store import Away
 from ablate.worker import Adopted, Back, Began, Hand, Message, Progress
 
 HAND_S = 1.0
@@ -95,7 +97,7 @@ class Dispatch:
         for trial in trials:
             self.attempts[trial.id] += 1
             if self._entry(trial.id).record is not None:
-                checkpoint.forget_end(self.home.trial(trial.id))
+                mirror.Folder(self.home, trial.id).forget_end()
         self.handed += 1
         if trials:
             self.hands[self.handed] = {trial.id: None for trial in trials}
@@ -116,6 +118,8 @@ class Dispatch:
 
     def _ask_busy(self) -> None:
         """What another sweep's driver finished is finished here; the rest is tried again."""
+        with contextlib.suppress(Away):
+            segments.pull(self.home)
         now = ledger(self.home)
         for ident in self.busy:
             record = now.get(ident, Entry()).record

@@ -19,6 +19,7 @@ from rich.text import Text
 from ablate import options, preflight, request, terminal
 from ablate.home import Home
 from ablate.masking import redact
+from ablate.store import StoreError
 
 LEAST_DISK_GB = 5.0
 LEAST_PYTHON = (3, 11)
@@ -47,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    home = request.home_of(args)
+    home = Home.at(request.named(args))
     findings = list(examine(args, home))
     failed = any(finding.state == "fail" for finding in findings)
     if args.json:
@@ -168,9 +169,10 @@ def writable(home: Home) -> Finding:
     """Whether the home can be made and written."""
     try:
         preflight.check_home(home)
-    except request.UsageError as error:
+    except (request.UsageError, StoreError) as error:
         return Finding("home", "fail", str(error))
-    return Finding("home", "ok", f"{home.root.resolve()} can be written")
+    where = home.root.resolve() if home.remote is None else f"{home.name} (here: {home.root})"
+    return Finding("home", "ok", f"{where} can be written")
 
 
 def disk(home: Home) -> Finding:

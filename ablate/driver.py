@@ -17,14 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ablate import checkpoint, masking, provenance, running
+from ablate import masking, mirror, provenance, running, segments
 from ablate.events import Event as Event
 from ablate.executors import Cluster, Executor, InProcess, Resources, Unavailable
 from ablate.executors import Refused as Refused
 from ablate.home import Home
-from ablate.lock import Locked, hold
+from ablate.lease import Hold, hold
+from ablate.lock import Locked
 from ablate.log import Entry, Log, Record, launched, ledger
 from ablate.plan import Plan, Trial
+from ablate.store import PATIENCE_S
 from ablate.worker import Job
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ RETRYABLE = ("lost", "out_of_memory")
 """Reasons that another try may cure; ends with one of these do not stand when a driver starts."""
 DELIVER_S = 60.0
 """How long the driver waits for the tracking server at the end; what is late is delivered by `sync`."""
+PARTING_S = 10.0
+"""How long a driver that was stopped waits for an object store."""
 STOPPED = "Stopped. What was running continues from its last checkpoint."
 
 
@@ -117,23 +121,23 @@ def run(
     with _stoppable():
         try:
             if not _wanted(plan, options):
-                with _held(plan, options):
+                with _held(plan, options) as held:
                     _check_sinks(options)
-                    return _nothing_to_do(plan, options)
+                    return _nothing_to_do(plan, options, held)
             _refuse_if_held(plan, options)
             options.home.root.mkdir(parents=True, exist_ok=True)
             with _executor(plan, options) as executor:
                 # What costs time here costs none: Ray starts meanwhile. A refusal has written nothing.
                 check()
                 _check_sinks(options)
-                with _held(plan, options):
+                with _held(plan, options) as held:
                     plan = _grown(plan, options)  # another driver may have trained some by now
                     wanted = _wanted(plan, options)
                     if not wanted:
-                        return _nothing_to_do(plan, options)
+                        return _nothing_to_do(plan, options, held)
                     if plan is not asked:
                         watch(Event("grown", plan=plan))
-                    return _drive(plan, options, wanted, watch, executor)
+                    return _drive(plan, options, wanted, watch, executor, held)
         except KeyboardInterrupt:
             return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
 
@@ -181,7 +185,12 @@ def pending(plan: Plan, home: Home, *, retry_failed: bool = False, fresh: bool =
 
 
 def _drive(
-    plan: Plan, options: Options, wanted: tuple[str, ...], watch: Callable[[Event], None], executor: Executor
+    plan: Plan,
+    options: Options,
+    wanted: tuple[str, ...],
+    watch: Callable[[Event], None],
+    executor: Executor,
+    held: Hold,
 ) -> Result:
     """Runs what is wanted; the log is open and tracked meanwhile."""
     from ablate.dispatch import Dispatch
@@ -198,18 +207,25 @@ def _drive(
         slots = executor.slots()
     except Unavailable as error:
         raise Refused(str(error)) from error
-    log = Log(options.home.log(plan.sweep))
+    log, wait_s = _log(plan, options, held), PARTING_S
     try:
         log.append("sweep", **_launch(plan, options, executor.job.provenance))
         desk.open(log, slots)
         stopped, follower = _listen(desk, executor, plan, options)
         result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=len(desk.over))
         log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
+        wait_s = PARTING_S if stopped else PATIENCE_S
     finally:
-        log.close()
+        late = log.close(wait_s)
     delivered = follower.finish(DELIVER_S) if follower else None
-    message = " ".join(filter(None, [stopped, _projected(plan, options)]))
+    message = " ".join(filter(None, [stopped, late, _projected(plan, options)]))
     return replace(result, message=message, delivered=delivered)
+
+
+def _log(plan: Plan, options: Options, held: Hold) -> Log:
+    """The sweep's log, kept in the home's object store too where it has one."""
+    home = options.home
+    return Log(home.log(plan.sweep), segments.push(home, plan.sweep), held.check)
 
 
 def _listen(desk: "Dispatch", executor: Executor, plan: Plan, options: Options) -> tuple[str, Any]:
@@ -251,7 +267,7 @@ def _stale(record: Record, plan: Plan, digests: dict[str, Mapping[str, str]]) ->
 
 def _state_is_gone(home: Home, ident: str) -> bool:
     """Whether a needed trial's final state was removed from the home; it is trained again then, to the same bits."""
-    return not checkpoint.is_kept(home.trial(ident))
+    return not mirror.Folder(home, ident).is_kept()
 
 
 def _result(plan: Plan, home: Home) -> Result:
@@ -280,23 +296,23 @@ def _form(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _nothing_to_do(plan: Plan, options: Options) -> Result:
+def _nothing_to_do(plan: Plan, options: Options, held: Hold) -> Result:
     """Other studies trained it all: the log still says that this sweep is wanted, for `status`, `report` and `sync`."""
     form, before = _form(plan), launched(options.home, plan.sweep)
     if before is None or any(before[key] != value for key, value in form.items()):
-        log = Log(options.home.log(plan.sweep))
+        log = _log(plan, options, held)
         try:
             log.append("sweep", **_launch(plan, options, provenance.collect()))
             log.append("left", how="done")
         finally:
-            log.close()
+            log.close(PARTING_S)
     return _result(plan, options.home)
 
 
 def _job(plan: Plan, options: Options) -> Job:
     methods = sorted({trial.method for trial in plan.trials})
     return Job(
-        home=Home(options.home.root.resolve()),
+        home=replace(options.home, root=options.home.root.resolve()),
         data=options.data.resolve() if options.data else None,
         download=options.download,
         device=_device(plan, options),
@@ -375,13 +391,14 @@ def _projected(plan: Plan, options: Options) -> str:
 
 
 @contextmanager
-def _held(plan: Plan, options: Options) -> Iterator[None]:
-    """Holds the sweep; a reader that asks who holds it may have its lock for an instant."""
+def _held(plan: Plan, options: Options) -> Iterator[Hold]:
+    """Holds the sweep, its log as the home's object store has it; a reader may have its lock for an instant."""
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     me = f"process {os.getpid()} on {socket.gethostname()}, since {since}: {options.command or masking.typed(sys.argv)}"
     try:
-        with hold(options.home.lock(plan.sweep), me, wait_s=1.0):
-            yield
+        with hold(options.home, options.home.lock(plan.sweep), me, wait_s=1.0) as held:
+            segments.pull(options.home, held=plan.sweep)
+            yield held
     except Locked as error:
         raise _held_by(error.holder or "another process", plan, options) from error
 
@@ -395,7 +412,7 @@ def _refuse_if_held(plan: Plan, options: Options) -> None:
 
 def _held_by(holder: str, plan: Plan, options: Options) -> Held:
     return Held(
-        f"{plan.sweep} in {options.home.root} is being run by {holder}. Wait for it, stop it, or use another --home."
+        f"{plan.sweep} in {options.home.name} is being run by {holder}. Wait for it, stop it, or use another --home."
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablate import mirror
 from ablate.home import Home
 from ablate.plan import Plan
 
@@ -60,6 +61,7 @@ def gather(home: Home, plan: Plan, frame: "Frame") -> "Exhibits":
     finished = set(frame.trials.loc[frame.trials["state"] == "done", "trial"])
     place = {arm.name: index for index, arm in enumerate(plan.study.arms)}
     done = sorted((cell for cell in plan.cells if cell.trial in finished), key=lambda cell: place[cell.arm])
+    mirror.fetch_exhibits(home, dict.fromkeys(cell.trial for cell in done))
     shown, unreadable = [], []
     for cell in done:
         newest = max(home.exhibits(cell.trial).glob("*.npz"), key=_epoch, default=None)

@@ -118,7 +118,8 @@ def spawn(job: Mapping[str, Any], home: Home, sweep: str, uri: str) -> "subproce
         start_new_session=True,
     )
     assert process.stdin is not None
-    full = {**job, "home": str(home.root.resolve()), "sweep": sweep, "uri": absolute(uri), "driver": os.getpid()}
+    where = {"home": str(home.root.resolve()), "remote": home.remote, "sweep": sweep, "uri": absolute(uri)}
+    full = {**job, **where, "driver": os.getpid()}
     process.stdin.write(json.dumps(full).encode() + b"\n")
     process.stdin.flush()
     return process

@@ -1,7 +1,11 @@
 """Where things lie under the home. All paths of the product are made here."""
 
-from dataclasses import dataclass
+import hashlib
+import os
+import platform
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -9,6 +13,23 @@ class Home:
     """The one folder that a sweep writes to (`--home`, `ABLATE_HOME`, default ./ablate-home)."""
 
     root: Path
+    """Where the home is an object store: this node's cache of it, and what has not reached it yet."""
+    remote: str | None = None
+    """URI of the object store; may hold a password."""
+
+    @classmethod
+    def at(cls, text: str) -> "Home":
+        """The home that a folder's name or a URI means, on this node."""
+        return cls(cache_of(text), text) if "://" in text else cls(Path(text).expanduser())
+
+    def here(self) -> "Home":
+        """The same home on the node that this runs on."""
+        return self if self.remote is None else replace(self, root=cache_of(self.remote))
+
+    @property
+    def name(self) -> str:
+        """For people, and for a command line: no password."""
+        return str(self.root) if self.remote is None else shown(self.remote)
 
     @property
     def logs(self) -> Path:
@@ -63,3 +84,24 @@ class Home:
     def scratch(self) -> Path:
         """Ray's session and Tune's folders: nothing here is needed after a sweep."""
         return self.root / "scratch"
+
+
+def shown(uri: str) -> str:
+    """The URI of a home without user, password and options."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def cache_of(uri: str) -> Path:
+    """This node's folder for the home at `uri`: under ABLATE_CACHE, else the user's cache folder.
+
+    Who asks, with what password, is not part of its name; the endpoint is. So is the host: a user's cache folder may be
+    shared by all nodes.
+    """
+    given = os.environ.get("ABLATE_CACHE")
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ablate"
+    parts = urlsplit(uri)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}?{parts.query} {endpoint}"
+    digest = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return base.expanduser().resolve() / f"{digest}-{platform.node() or 'node'}"

@@ -19,10 +19,10 @@ Lines, all with "time" (UTC, seconds since the epoch):
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ablate.home import Home
 
@@ -67,17 +67,33 @@ class Entry:
     progress: list[Mapping[str, Any]] = field(default_factory=list)
 
 
+class Elsewhere(Protocol):
+    """Where a log is kept beside this node's disk (`segments.Push`)."""
+
+    def sync(self) -> None:
+        """Returns when it has every line so far, or is away."""
+        ...
+
+    def close(self, wait_s: float) -> str:
+        """Waits so long for it to have everything; returns what is wrong if it has not."""
+        ...
+
+
 class Log:
     """The log of one sweep, open for appending. Hold the sweep's lock before opening."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, elsewhere: Elsewhere | None = None, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check`: raises where the sweep is not held any more; asked before every line."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._elsewhere, self._check = path, elsewhere, check
         self._cut_torn_line()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def append(self, kind: str, *, durable: bool = True, **fields: Any) -> None:
         """Writes one line whole; returns when it is on disk (`durable`) or with the kernel."""
+        self._check()
         line = json.dumps({"kind": kind, "time": time.time()} | fields, separators=(",", ":"), default=_plain)
         left = memoryview(line.encode() + b"\n")
         while left:  # a full disk takes part of a line, and raises at the next call
@@ -86,12 +102,15 @@ class Log:
             self.sync()
 
     def sync(self) -> None:
-        """Returns when every line so far is on disk."""
+        """Returns when every line so far is on disk, and elsewhere unless that is away."""
         os.fsync(self._file)
+        if self._elsewhere is not None:
+            self._elsewhere.sync()
 
-    def close(self) -> None:
-        """Appends no more."""
+    def close(self, wait_s: float = 0.0) -> str:
+        """Appends no more. Returns what is wrong if after `wait_s` not all of it is elsewhere."""
         os.close(self._file)
+        return "" if self._elsewhere is None else self._elsewhere.close(wait_s)
 
     def _cut_torn_line(self) -> None:
         """A line that a crash cut short finishes nothing; drops it so that the next one starts on its own line."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ablate import store
 from ablate.home import Home
 from ablate.plan import Plan, Trial
 from ablate.request import UsageError
@@ -16,6 +17,7 @@ def check_home(home: Home) -> None:
 
     Raises:
         UsageError: it cannot be made or written.
+        StoreError: it is in an object store that cannot be written.
     """
     try:
         home.root.mkdir(parents=True, exist_ok=True)
@@ -26,6 +28,9 @@ def check_home(home: Home) -> None:
             f"The home {home.root} cannot be written: {error.strerror or error}. "
             f"Give another with --home or ABLATE_HOME, or mend its permissions."
         ) from error
+    remote = store.of(home)
+    if remote is not None:
+        remote.check()
 
 
 def check_methods(plan: Plan) -> None:

@@ -9,6 +9,7 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ablate import segments, store, terminal
 from ablate.home import Home
 from ablate.log import launched
 from ablate.plan import Plan, plan
@@ -24,11 +25,32 @@ class UsageError(ValueError):
 
 
 def home_of(args: argparse.Namespace) -> Home:
-    """`--home`, else ABLATE_HOME, else ./ablate-home. Need not exist."""
-    root = Path(args.home or os.environ.get("ABLATE_HOME") or "ablate-home").expanduser()
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"The home {root} is a file, not a folder. Give another with --home or ABLATE_HOME.")
-    return Home(root)
+    """`--home`, else ABLATE_HOME, else ./ablate-home; its logs as they are now. Need not exist where it is a folder."""
+    return opened(named(args))
+
+
+def named(args: argparse.Namespace) -> str:
+    """The home as it was given."""
+    return args.home or os.environ.get("ABLATE_HOME") or "ablate-home"
+
+
+def opened(text: str) -> Home:
+    """The home of that name: a folder, or the URI of an object store, whose logs are fetched.
+
+    Raises:
+        UsageError: it is a file.
+        StoreError: there is no such store, or it does not answer.
+        CorruptLog: a log in the store is not whole.
+    """
+    home = Home.at(text)
+    if home.root.exists() and not home.root.is_dir():
+        raise UsageError(f"The home {home.root} is a file, not a folder. Give another with --home or ABLATE_HOME.")
+    remote = store.of(home)
+    if remote is not None:
+        remote.require()
+        for note in segments.pull(home):
+            terminal.warn(note)
+    return home
 
 
 def data_of(args: argparse.Namespace) -> Path | None:

@@ -1,12 +1,10 @@
 """Who drives a sweep now, told from its lock and its log alone."""
 
-import fcntl
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablate import log
+from ablate import lease, lock, log
 from ablate.home import Home
 
 
@@ -54,20 +52,6 @@ def _follow(running: set[str], line: Mapping[str, Any]) -> None:
 
 
 def holder(home: Home, sweep: str) -> str | None:
-    """What the lock says of its holder; None when nobody holds it.
-
-    A shared lock is asked for and given back at once: two readers do not disturb each other, and a driver that
-    starts in that instant waits for it rather than failing.
-    """
+    """What the lock, or the lease in an object store, says of its holder; None when nobody holds it."""
     path = home.lock(sweep)
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return path.read_text(errors="replace").strip() or "a driver that has not said its name"
-    finally:
-        os.close(file)
-    return None
+    return lock.holder(path) or lease.holder(home, path)

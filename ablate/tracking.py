@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate import notes, projection
+from ablate import notes, projection, running
 from ablate.follower import Delivered, Follower, Orders, ask, say, spawn
 from ablate.home import Home
 from ablate.log import CorruptLog
@@ -410,19 +410,6 @@ def _results(folder: Path) -> dict[str, str]:
     return results
 
 
-def _driver_lives(home: Home, sweep: str) -> bool:
-    """Whether a driver holds the sweep's lock."""
-    path = home.lock(sweep)
-    if not path.exists():
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 @contextlib.contextmanager
 def _alone(home: Home, sweep: str, patience: float) -> Iterator[bool]:
     """Holds the sweep's place as the one process that projects it; yields False after `patience` seconds in vain."""
@@ -512,7 +499,7 @@ def _once(home: Home, job: Mapping[str, Any]) -> None:
         if not projector.error and not projector.sweep.ident:
             return say(Delivered(0, 0, f"{sweep}: never ran in {home.root}; nothing to deliver."), ok=False)
         if not projector.error:  # Looking at the parent opened it again.
-            leaving = bool(job.get("leaving")) or not _driver_lives(home, sweep)
+            leaving = bool(job.get("leaving")) or running.holder(home, sweep) is None
             projector.close(time.time(), leaving=leaving)
         folder = Path(job.get("folder") or home.report(sweep))
         if folder.is_dir() and not projector.error:
@@ -544,7 +531,7 @@ def main() -> None:
     """Runs the job that comes in by standard input."""
     orders = Orders(sys.stdin.buffer, os.getppid())
     job = orders.job()
-    home = Home(Path(job["home"]))
+    home = Home(Path(job["home"]), job["remote"])
     os.nice(5)
     _spare_the_disk(home)
     logging.disable(logging.WARNING)

@@ -17,9 +17,11 @@ from typing import Any
 from ablate import checkpoint, exhibits, memory
 from ablate.checkpoint import Checkpoint
 from ablate.home import Home
-from ablate.lock import Locked, hold
+from ablate.lease import hold
+from ablate.lock import Locked
 from ablate.log import Record
 from ablate.masking import keep_others_out, redact
+from ablate.mirror import Folder
 from ablate.plan import Trial
 from ablate.provenance import combined
 from trainables.config import from_plain
@@ -114,7 +116,7 @@ Message = Began | Progress | Record | Adopted | Back
 
 def play(hand: Hand, job: Job, place: Place | None = None) -> Iterator[Message]:
     """Runs the hand's trials in order. Closing the generator leaves the current one resumable."""
-    place = place or Place()
+    place, job = place or Place(), replace(job, home=job.home.here())
     keep_others_out()
     begun = time.perf_counter()
     for position, (trial, attempt) in enumerate(hand.trials):
@@ -136,20 +138,25 @@ def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | R
     Raises:
         lock.Locked: another process trains this trial.
     """
-    folder = job.home.trial(trial.id)
-    with hold(folder / "lock", wait_s=LOCK_WAIT_S):
+    folder, copy = job.home.trial(trial.id), Folder(job.home, trial.id)
+    with hold(job.home, folder / "lock", wait_s=LOCK_WAIT_S) as held:
+        copy.fetch()
         found = checkpoint.ended(folder, trial.id)
         if found is not None:
+            if copy.owes():
+                copy.finished()
             yield Adopted(found)
             return
-        yield from _Run(trial, job, attempt, folder).steps()
+        for message in _Run(trial, job, attempt, copy).steps():
+            held.check()
+            yield message
 
 
 class _Run:
     """One attempt at a trial, the trial's folder held."""
 
-    def __init__(self, trial: Trial, job: Job, attempt: int, folder: Path) -> None:
-        self.trial, self.job, self.attempt, self.folder = trial, job, attempt, folder
+    def __init__(self, trial: Trial, job: Job, attempt: int, copy: Folder) -> None:
+        self.trial, self.job, self.attempt, self.copy, self.folder = trial, job, attempt, copy, copy.path
         self.last: Checkpoint | None = None
         self.notes: tuple[str, ...] = ()
         self.captured = 0
@@ -172,6 +179,7 @@ class _Run:
             record = self._record("failed", reason_of(error), "".join(traceback.format_exception(error)))
         if record.reason != "out_of_memory":
             checkpoint.finish(self.folder, record, stateless=self.stateless)
+            self.copy.finished()
         yield record
 
     def _trained(self) -> Iterator[Mapping[str, Any]]:
@@ -258,6 +266,7 @@ class _Run:
             self.trial.id, tuple(self.epochs), seconds, self.started, state, self._basis(), self.notes
         )
         checkpoint.save(self.folder, self.last)
+        self.copy.saved()
 
     def _resume(self) -> State | None:
         return dict(self.last.state) if self.last else None
@@ -266,6 +275,7 @@ class _Run:
         """The config with what it needs named as the method's own types name it."""
         config = dict(self.trial.config)
         for name, ident in self.trial.needs.items():
+            Folder(self.job.home, ident).fetch_end()
             other = checkpoint.ended(self.job.home.trial(ident), ident)
             if other is None:
                 raise NeedMissing(f"{name} needs trial {ident}, whose end is not in the home")

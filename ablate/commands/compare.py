@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate import options, request, terminal
+from ablate import mirror, options, request, terminal
 from ablate.home import Home
 from ablate.log import launched
 from trainables.config import nearest
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out).expanduser() if args.out else home.root / "reports" / "comparison"
     try:
         page = comparison.write(sides, folder)
+        if not args.out:
+            mirror.send_or_warn(home, folder)
     except comparison.ComparisonError as error:
         raise request.UsageError(str(error)) from error
     if args.json:
@@ -60,20 +62,20 @@ def side(text: str, home: Home) -> "Side":
 
     before, _, sweep = text.rpartition(":")
     name, named, folder = before.partition("=")
-    if not named:
+    if not named or "/" in name:
         name, folder = "", before
     if not before:
         name, named, rest = sweep.partition("=")
         # `laptop+epochs=5` is part of a sweep's name: a column's name has no @.
         name, sweep = (name, rest) if named and "@" not in name else ("", sweep)
-    where = Home(Path(folder).expanduser()) if folder else home
+    where = request.opened(folder) if folder else home
     there = request.sweeps_of(where, None)
     line = launched(where, sweep) if sweep in there else None
     if line is None:
         raise request.UsageError(
-            f"{where.root} has no sweep {sweep!r}.{nearest(sweep, there)} It has: {', '.join(there) or 'none'}."
+            f"{where.name} has no sweep {sweep!r}.{nearest(sweep, there)} It has: {', '.join(there) or 'none'}."
         )
     plan = request.plan_from_line(line)
     frame = records.frame(where, plan)
-    label = name or (f"{sweep} ({Path(folder).name})" if folder else sweep)
+    label = name or (f"{sweep} ({Path(where.name).name})" if folder else sweep)
     return comparison.Side(label, frame, plan.study, contrasts.compare(frame, plan.study))

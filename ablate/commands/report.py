@@ -7,7 +7,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from ablate import answer, options, request, terminal
+from ablate import answer, mirror, options, request, terminal
 from ablate.home import Home
 from ablate.log import launched, ledger
 from ablate.plan import Plan
@@ -47,7 +47,7 @@ def every(args: argparse.Namespace, home: Home) -> int:
         raise request.UsageError("--all takes every sweep as it was launched: leave out --scale, --arms and the like.")
     sweeps = request.sweeps_of(home, args.study)
     if not sweeps:
-        raise request.UsageError(f"No sweep of {args.study or 'any study'} was launched in {home.root} yet.")
+        raise request.UsageError(f"No sweep of {args.study or 'any study'} was launched in {home.name} yet.")
     entries, broken = [], []
     for sweep in sweeps:
         line = launched(home, sweep)
@@ -62,6 +62,7 @@ def every(args: argparse.Namespace, home: Home) -> int:
             continue
         entries.append(index_page.Entry(sweep, found.report, plan.study, found.findings))
     page = index_page.write(entries, home.root / "reports", broken=broken)
+    mirror.send_or_warn(home, page)
     if args.json:
         reports = {entry.sweep: str(entry.report) for entry in entries}
         terminal.write_json({"index": str(page), "reports": reports, "broken": {bad.sweep: bad.why for bad in broken}})
@@ -86,7 +87,7 @@ def plan_to_report(args: argparse.Namespace, home: Home) -> Plan:
         entries = ledger(home)
         if not any((entry := entries.get(trial.id)) and entry.record for trial in now.trials):
             raise request.UsageError(
-                f"Nothing of {now.sweep} was run in {home.root} yet, so there is nothing to report. "
+                f"Nothing of {now.sweep} was run in {home.name} yet, so there is nothing to report. "
                 f"Run it: python -m ablate run {args.study}, or name another home with --home."
             )
         return now

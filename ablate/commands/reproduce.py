@@ -60,7 +60,7 @@ def recorded(home: Home, wanted: str) -> Record:
         )
     if not found:
         raise request.UsageError(
-            f"{home.root} has no recorded trial {wanted!r}.{nearest(wanted, records)} "
+            f"{home.name} has no recorded trial {wanted!r}.{nearest(wanted, records)} "
             f"`python -m ablate show STUDY --json` lists the ids of a study's trials."
         )
     return records[found[0]]

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     plan = request.launched_plan(args, home)
     if plan is None:
         raise request.UsageError(
-            f"Nothing of {args.study} was launched in {home.root} yet, so there is nothing to resume. "
+            f"Nothing of {args.study} was launched in {home.name} yet, so there is nothing to resume. "
             f"Start it:  python -m ablate run {args.study}   or name another home with --home."
         )
     return run_command.drive(request.narrowed(plan, args), home, args)

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         out.print(terminal.bullets(_limits(design)))
         out.print(_power(plan, design))
         out.print()
-    out.print(terminal.facts([("Cost", cost_text(plan, entries)), ("Home", str(home.root))]))
+    out.print(terminal.facts([("Cost", cost_text(plan, entries)), ("Home", home.name)]))
     out.print()
     out.print(f"To run it:  {command(args, 'run')}", soft_wrap=True)
     return 0

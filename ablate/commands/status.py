@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     out = terminal.console()
     if not found:
         what = f"of {args.study} " if args.study else ""
-        out.print(f"No sweep {what}was launched in {home.root} yet. See `python -m ablate list`, then `run STUDY`.")
+        out.print(f"No sweep {what}was launched in {home.name} yet. See `python -m ablate list`, then `run STUDY`.")
         return 0
     for index, sweep in enumerate(found):
         if index:
@@ -125,7 +125,7 @@ def _driver_text(sweep: Sweep, home: Home) -> str:
 
 def _again(plan: Plan, home: Home, command: str = "resume") -> str:
     study = f"{plan.study.origin}:{plan.study.name}" if plan.study.origin else plan.study.name
-    place = "" if str(home.root) == "ablate-home" else f" --home {home.root}"
+    place = "" if home.name == "ablate-home" else f" --home {home.name}"
     return f"python -m ablate {command} {study}{place}"
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ablate import options, preflight, request, terminal
+from ablate import options, preflight, request, segments, store, terminal
 from ablate.home import Home
 from ablate.masking import redact
 
@@ -20,12 +20,15 @@ def run(args: argparse.Namespace) -> int:
     sweeps = request.sweeps_of(home, args.study)
     if not sweeps:
         raise request.UsageError(
-            f"No sweep of {args.study or 'any study'} was launched in {home.root}: nothing to sync."
+            f"No sweep of {args.study or 'any study'} was launched in {home.name}: nothing to sync."
         )
     preflight.check_home(home)
     mlflow, optuna = options.sink(args.mlflow, home.mlflow), options.sink(args.optuna, home.optuna)
     out = terminal.console()
     for sweep in sweeps:
+        late = segments.deliver(home, sweep, store.ANSWER_S)
+        if late:
+            terminal.warn(late)
         for line in project(home, sweep, mlflow, optuna):
             out.print(line, soft_wrap=True)
     return 0
