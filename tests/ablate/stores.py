@@ -1,0 +1,107 @@
+"""Stores for tests: a folder that needs no pyarrow, where every request can be made to fail or to be the last."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate import store
+from ablate.home import Home
+from ablate.store import Away, Item, Store
+
+
+class Plan:
+    """What becomes of requests: `strike` is asked before and after each."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.away = False
+        self.strike: Callable[[int, str], None] = lambda _number, _when: None
+
+
+@dataclass(frozen=True)
+class FolderStore(Store):
+    """Objects as files of the folder after `fake://`."""
+
+    plan: Plan = Plan()
+
+    def put(self, name: str, content: bytes) -> None:
+        def write(path: Path) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}")
+            beside.write_bytes(content)
+            beside.replace(path)
+
+        self._ask(name, write)
+
+    def put_file(self, name: str, path: Path) -> None:
+        self.put(name, path.read_bytes())
+
+    def get(self, name: str) -> bytes:
+        return self._ask(name, lambda path: path.read_bytes())
+
+    def get_file(self, name: str, path: Path) -> None:
+        content = self.get(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def copy(self, name: str, other: str) -> None:
+        self._ask(name, lambda path: shutil.copyfile(path, self._at(other)[1]))
+
+    def exists(self, name: str) -> bool:
+        return self._ask(name, lambda path: path.is_file())
+
+    def list(self, under: str = "") -> list[Item]:
+        def look(folder: Path) -> list[Item]:
+            files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+            base = Path(self._at("")[1])
+            return [
+                Item(path.relative_to(base).as_posix(), path.stat().st_size, path.stat().st_mtime)
+                for path in sorted(files)
+            ]
+
+        return self._ask(under, look)
+
+    def delete(self, name: str) -> None:
+        self._ask(name, lambda path: path.unlink(missing_ok=True))
+
+    def require(self) -> None:
+        """There are no buckets."""
+
+    def _at(self, name: str) -> tuple[None, str]:
+        return None, str(Path(self.uri.removeprefix("fake://")) / name)
+
+    def _ask(self, name: str, action: Callable[[Path], Any]) -> Any:
+        self.plan.requests += 1
+        number = self.plan.requests
+        if self.plan.away:
+            time.sleep(0.005)
+            raise Away(f"{self.name} is away")
+        self.plan.strike(number, "before")
+        found = action(Path(self._at(name)[1]))
+        self.plan.strike(number, "after")
+        return found
+
+
+def installed(patch: pytest.MonkeyPatch) -> Plan:
+    """From now on homes in a store are in a `FolderStore`."""
+    plan = Plan()
+
+    def of(home: Home, patience_s: float = store.ANSWER_S) -> Store | None:
+        return None if home.remote is None else FolderStore(home.remote, patience_s, plan)
+
+    patch.setattr(store, "of", of)
+    return plan
+
+
+def aged(folder: Path, seconds: float) -> None:
+    """Everything in the store was written so much earlier: what a pause would have shown."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stamp = path.stat().st_mtime - seconds
+            os.utime(path, (stamp, stamp))
