@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Plan:
 class FolderStore(Store):
     """Objects as files of the folder after `fake://`."""
 
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
 
     def put(self, name: str, content: bytes) -> None:
         def write(path: Path) -> None:

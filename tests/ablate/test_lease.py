@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,8 +32,6 @@ def thing(home):
 
 
 def claims(home):
-    from pathlib import Path
-
     return list((Path(home.remote.removeprefix("fake://")) / "log" / "x.lock").glob("*"))
 
 
@@ -105,7 +104,7 @@ def test_of_many_at_once_one_holds_at_a_time(nodes):
 
 def test_a_claim_is_renewed_before_it_expires(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.005)
-    one, two, *_ = nodes
+    one, *_ = nodes
     with hold(one, thing(one), "one") as held:
         before = claims(one)[0].stat().st_mtime_ns
         for _ in range(1000):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -52,8 +53,6 @@ def objects(home):
 
 
 def folder_of(home):
-    from pathlib import Path
-
     return Path(home.remote.removeprefix("fake://"))
 
 
@@ -125,7 +124,8 @@ def test_what_an_outage_left_behind_is_said_and_delivered_later(here, there, fau
     log.append("left", how="two")
     log.sync()
     said = log.close(0.05)
-    assert str(here.log(SWEEP)) in said and "`sync`" in said and "is away" in said
+    for part in (str(here.log(SWEEP)), "`sync`", "is away"):
+        assert part in said
     faulty.away = False
     assert names(there) == ["one"]
     assert segments.deliver(here, SWEEP, 5.0) == ""
@@ -140,11 +140,11 @@ def test_a_driver_cut_off_from_the_store_cannot_change_the_log_of_the_next(here,
     log.close(1.0)
     other = Home(tmp_path / "third", here.remote)
     assert names(other) == names(there) == ["one", "two"]
-    notes = segments.pull(here)
-    assert len(notes) == 1 and "another driver" in notes[0]
+    (note,) = segments.pull(here)
+    assert "another driver" in note
     assert names(here) == ["one", "two"]
-    aside = list(here.logs.glob("*superseded*"))
-    assert len(aside) == 1 and json.loads(aside[0].read_text())["how"] == "late"
+    (aside,) = here.logs.glob("*superseded*")
+    assert json.loads(aside.read_text())["how"] == "late"
     written(here, ["three"]).close(1.0)
     assert names(there) == ["one", "two", "three"]
 
@@ -177,7 +177,7 @@ def test_a_damaged_segment_is_said_by_name(here, there):
 def test_a_foreign_object_among_the_segments_is_said(here, there):
     written(here, ["one"]).close(1.0)
     (folder_of(here) / f"log/{SWEEP}.jsonl/notes.txt").write_text("x")
-    with pytest.raises(CorruptLog, match="notes.txt"):
+    with pytest.raises(CorruptLog, match="notes"):
         segments.pull(there)
 
 
