@@ -7,7 +7,7 @@ arrays it knows by name and passes over runs that lack them.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from analysis import mixing_figures, openset_figures, spread_figures, stress_figures
+from analysis import localisation_figures, mixing_figures, openset_figures, spread_figures, stress_figures
 from analysis.drawing import Picture
 from analysis.exhibits import Exhibits
 from search_spaces.study import Study
@@ -25,6 +25,7 @@ DRAWINGS: Mapping[str, Drawing] = {
     "radii": stress_figures.radii,
     "spread": spread_figures.spread,
     "maps": spread_figures.maps,
+    "boxes": localisation_figures.boxes,
 }
 """Every name of `search_spaces.study.FIGURES`."""
 

@@ -112,7 +112,7 @@ def _maps(arm: Arm, run: Exhibit) -> Picture:
         f"Run {run.block}.",
         f"{label}: {len(values_Nhw)} images; {display.fixed(100 * above, 0)}% of their pixels are above half of their "
         "map's largest value",
-        partial(_drawn_maps, mosaic(run.arrays["map_images"], values_Nhw)),
+        partial(drawn, mosaic(run.arrays["map_images"], values_Nhw)),
     )
 
 
@@ -134,7 +134,8 @@ def mosaic(images_NHWC: Bytes, values_Nhw: Floats) -> Bytes:
     return out
 
 
-def _drawn_maps(pixels: Bytes) -> Figure:
+def drawn(pixels: Bytes) -> Figure:
+    """A mosaic as wide as the page."""
     wide = drawing.WIDTH_IN - 0.2
     high = wide * pixels.shape[0] / pixels.shape[1]
     figure = drawing.canvas(high + 0.1)

@@ -21,7 +21,19 @@ CORRECTIONS = ("holm", "hochberg", "benjamini-hochberg", "none")
 """Corrections that a study may declare; `analysis.multiplicity.CORRECTIONS` has each."""
 TESTS = ("t", "sign-flip")
 """Paired tests that a contrast may declare."""
-FIGURES = ("oscr", "angles", "features", "mixes", "corruptions", "occlusion", "reliability", "radii", "spread", "maps")
+FIGURES = (
+    "oscr",
+    "angles",
+    "features",
+    "mixes",
+    "corruptions",
+    "occlusion",
+    "reliability",
+    "radii",
+    "spread",
+    "maps",
+    "boxes",
+)
 """Drawings of what trials show that a study may name; `analysis.gallery.DRAWINGS` has each."""
 
 

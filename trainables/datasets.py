@@ -42,8 +42,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trainables import boxes, outside, splits
 from trainables import imagenet_classes as imagenet
-from trainables import outside, splits
 from trainables.arraystore import Stored, Writer, open_stored
 from trainables.config import check_types, nearest, require
 from trainables.imageformats import Chunk, DataError
@@ -74,6 +74,8 @@ VERSION = 1
 
 _ROWS = 2048
 """Images copied at a time."""
+_UNASKED = (("auxiliary", None), ("boxes", False))
+"""Fields and values of a spec that came later, and change nothing of what was prepared before."""
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,8 @@ class DataSpec:
     """The same for each evaluated set."""
     auxiliary: int | None = None
     """At most so many images of each auxiliary set, whatever their classes; None: all."""
+    boxes: bool = False
+    """Whether every test image must have boxes; data without is refused."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -105,11 +109,15 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Images:
-    """pixels (N, H, W, C) uint8, possibly memory-mapped; labels (N,) int64; original (N,) int64, the data set's own."""
+    """pixels (N, H, W, C) uint8, possibly memory-mapped; labels (N,) int64; original (N,) int64, the data set's own.
+
+    boxes (N, M, 4): see `trainables.boxes`; None unless the spec asks for them, or where a training part has none.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
     original: np.ndarray | None = None
+    boxes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -361,6 +369,7 @@ PROTOCOLS: dict[str, Protocol] = {
         colour=_IMAGENET,
     ),
     "digits-closed": Protocol(source="digits", endless=True),
+    "digits-boxes": Protocol(source="digits-boxes", endless=True),
     "digits-known": Protocol(source="digits", known=splits.MNIST, closed=True),
     "digits-others": Protocol(source="digits", known=splits.DIGITS_OTHERS, closed=True),
     "mnist-closed": Protocol(source="mnist"),
@@ -447,17 +456,21 @@ def open_data(spec: DataSpec, *, cache: Path, source: Path | None = None, downlo
     with _explained(cache):
         located = {name: obtain(name, cache, source, download) for name in protocol.sources}
         states = {name: fingerprint(found) for name, found in located.items()}
-        asked = {name: value for name, value in asdict(spec).items() if (name, value) != ("auxiliary", None)}
+        if spec.boxes:
+            boxes.check(located[protocol.source].source, located[protocol.source].kind)
+        asked = {name: value for name, value in asdict(spec).items() if (name, value) not in _UNASKED}
         key = hashlib.sha256(json.dumps([VERSION, asked, states]).encode()).hexdigest()[:12]
         folder = cache / "prepared" / f"{spec.protocol}-{spec.split}-{key}"
         stored = open_stored(folder, functools.partial(_prepare, spec, located, states, cache))
-    sets = {
-        part: Images(*(stored.arrays[f"{part}.{kind}"] for kind in ("pixels", "labels", "original")))
-        for part in stored.notes["parts"]
-    }
+    sets = {part: _images(stored, part) for part in stored.notes["parts"]}
     train, test = sets.pop("train"), sets.pop("test")
     classes = tuple(stored.notes["classes"])
     return Data(spec, classes, train, test, sets, *protocol.colour, _digest(stored))
+
+
+def _images(stored: Stored, part: str) -> Images:
+    pixels, labels, original = (stored.arrays[f"{part}.{kind}"] for kind in ("pixels", "labels", "original"))
+    return Images(pixels, labels, original, stored.arrays.get(f"{part}.boxes"))
 
 
 def open_source(name: str, *, cache: Path, source: Path | None = None, download: bool = True) -> Mapping[str, Images]:
@@ -495,6 +508,8 @@ def check(spec: DataSpec, *, cache: Path, source: Path | None = None, download: 
         for name in protocol.sources:
             found = find(name, cache, source)
             if found is not None:
+                if spec.boxes and name == protocol.source:
+                    boxes.check(found.source, found.kind)
                 class_names(found)
             elif not download or SOURCES[name].download is None:
                 raise DataError(missing(name, source))
@@ -560,6 +575,10 @@ def _prepare(
         sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert, channels(spec)))
         writer.put(f"{part}.original", original[rows])
         writer.put(f"{part}.labels", np.array([pick.labels[int(number)] for number in original[rows]], dtype=np.int64))
+        if spec.boxes and part in ("train", "test"):
+            found = boxes.of(located[pick.source].source, located[pick.source].files.get(array, ()), rows, part)
+            if found is not None:
+                writer.put(f"{part}.boxes", found)
     if len(sides) > 1:
         raise DataError(
             f"{spec.protocol} would mix images of {' and '.join(map(str, sorted(sides)))}: set `side` in the data spec "

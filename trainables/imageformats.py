@@ -22,10 +22,16 @@ Chunk = tuple[np.ndarray, np.ndarray]
 """pixels (n, H, W, C) uint8, class numbers (n,) int64."""
 Files = Mapping[str, tuple[Path, ...]]
 """The files of each part, 'train' and 'test'."""
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom edge, as fractions of an image's width and height."""
 
 
 class DataError(ValueError):
     """Data that is missing, truncated or not what is needed. Says what, where, what is allowed, how to mend."""
+
+
+Read = Callable[["Source", tuple[Path, ...]], Iterator[Chunk]]
+"""(data set, the files of a part) -> its images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +56,10 @@ class Source:
     """The parts it has, and how the Parquet files of each begin, best first."""
     layout: "Callable[[Path], Files | None] | None" = None
     """Finds torchvision's files in a folder; None where there is only Parquet."""
-    read: "Callable[[Source, tuple[Path, ...]], Iterator[Chunk]] | None" = None
-    """Reads them."""
+    read: "Read | Mapping[str, Read] | None" = None
+    """Reads them; a reader for each part, where their files do not tell the parts apart."""
+    names: "Callable[[Source, Files], tuple[str, ...]] | None" = None
+    """Reads the class names of these files, where they are neither in `classes` nor folders' names."""
     untrained: frozenset[str] = frozenset()
     """Classes whose training images nobody wants, where a class is a folder."""
     square: bool = False
@@ -60,6 +68,9 @@ class Source:
     """Whether Parquet files number the classes as the sorted folders do, whatever they call them."""
     cut: bool = False
     """Whether images without classes are cut from the middle of larger ones, rather than made smaller first."""
+    boxes: "Callable[[Source, tuple[Path, ...], np.ndarray], list[list[Box]]] | None" = None
+    """Reads the boxes of a part's chosen images from what lies beside torchvision's files; None where there are none
+    in the data set as published."""
     download: "tuple[str, tuple[Mapping[str, Any], ...]] | None" = None
     """torchvision's class, and the arguments of each call that is needed; None where it cannot download."""
 
@@ -350,20 +361,25 @@ def tiny_wnids(source: Source, train: Path) -> tuple[str, ...]:
     return wnids
 
 
-def read_tiny(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
-    """Training images from their folders; the others by val_annotations.txt."""
+def tiny_images(source: Source, files: tuple[Path, ...]) -> list[tuple[Path, int]]:
+    """Images and class numbers of a part: of training from their folders, the others by val_annotations.txt."""
     path = files[0]
     train = path if path.is_dir() else path.parent.parent / "train"
     number = {wnid: i for i, wnid in enumerate(tiny_wnids(source, train))}
-    pairs = []
     if path.is_dir():
-        pairs = [(image, i) for wnid, i in number.items() for image in sorted((train / wnid).rglob("*.JPEG"))]
-    else:
-        for line in path.read_text().splitlines():
-            name, wnid = [*line.split("\t"), ""][:2]
-            if wnid not in number:
-                raise DataError(f"{path}: the class {wnid!r} of {name!r} is none of the folders in {train}.")
-            pairs.append((path.parent / "images" / name, number[wnid]))
+        return [(image, i) for wnid, i in number.items() for image in sorted((train / wnid).rglob("*.JPEG"))]
+    pairs = []
+    for line in path.read_text().splitlines():
+        name, wnid = [*line.split("\t"), ""][:2]
+        if wnid not in number:
+            raise DataError(f"{path}: the class {wnid!r} of {name!r} is none of the folders in {train}.")
+        pairs.append((path.parent / "images" / name, number[wnid]))
+    return pairs
+
+
+def read_tiny(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
+    """The images of `tiny_images`."""
+    pairs = tiny_images(source, files)
     for start in range(0, len(pairs), _ROWS):
         part = pairs[start : start + _ROWS]
         images = [decoded(source, bytes_of(image), str(image)) for image, _ in part]
@@ -377,8 +393,8 @@ def folders_layout(folder: Path) -> Files | None:
     return None
 
 
-def read_folders(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
-    """Images of the source's classes, each in a folder of its name; of all folders of `train` where it names none."""
+def folder_images(source: Source, files: tuple[Path, ...]) -> Iterator[tuple[int, list[Path]]]:
+    """Of each class its number and images: the source's classes, or all folders of `train` where it names none."""
     part = files[0]
     for number, name in enumerate(source.classes or tiny_wnids(source, part.parent / "train")):
         if part.name == "train" and name in source.untrained:
@@ -389,6 +405,12 @@ def read_folders(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
                 f"{part / name} has no images. {source.title} needs this class: unpack the whole archive, a folder for "
                 "each class, as torchvision.datasets.ImageNet leaves it."
             )
+        yield number, paths
+
+
+def read_folders(source: Source, files: tuple[Path, ...]) -> Iterator[Chunk]:
+    """The images of `folder_images`."""
+    for number, paths in folder_images(source, files):
         for start in range(0, len(paths), _ROWS // 8):
             some = paths[start : start + _ROWS // 8]
             pixels = np.stack([shaped(source, bytes_of(path), str(path)) for path in some])
@@ -403,11 +425,16 @@ def shaped(source: Source, encoded: bytes | None, where: str) -> np.ndarray:
     if not source.square:
         return pixels
     image = Image.fromarray(pixels)
-    scale = source.side / min(image.size)
-    width, height = (max(source.side, int(length * scale)) for length in image.size)
-    left, top = round((width - source.side) / 2), round((height - source.side) / 2)
+    width, height, left, top = middle(source, *image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized.crop((left, top, left + source.side, top + source.side)))
+
+
+def middle(source: Source, width: int, height: int) -> tuple[int, int, int, int]:
+    """What an image of these sides is resized to, width and height, and left and top of the square that is kept."""
+    scale = source.side / min(width, height)
+    width, height = (max(source.side, int(length * scale)) for length in (width, height))
+    return width, height, round((width - source.side) / 2), round((height - source.side) / 2)
 
 
 def bytes_of(path: Path) -> bytes:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainables import boxes, unlabelled
 from trainables import imageformats as formats
 from trainables import imagenet_classes as imagenet
-from trainables import unlabelled
 from trainables.arraystore import locked
 from trainables.imageformats import Chunk, DataError, Files, Source
 
@@ -272,6 +272,7 @@ def _all_of_imagenet(side: int) -> Source:
         read=formats.read_folders,
         square=True,
         numbered=True,
+        boxes=boxes.of_folders,
     )
 
 
@@ -284,6 +285,16 @@ SOURCES: dict[str, Source] = {
         folders=(),
         parts={"train": ()},
         read=formats.read_digits,
+    ),
+    "digits-boxes": Source(
+        title="scikit-learn's digits on noise",
+        mode="L",
+        side=32,
+        classes=_DIGITS,
+        folders=(),
+        parts={"train": ()},
+        read=boxes.read_placed,
+        boxes=boxes.of_placed,
     ),
     "mnist": Source(
         title="MNIST",
@@ -334,6 +345,7 @@ SOURCES: dict[str, Source] = {
         parts={"train": ("train",), "test": ("valid", "validation", "val")},
         layout=formats.tiny_layout,
         read=formats.read_tiny,
+        boxes=boxes.of_tiny,
     ),
     "emnist-letters": _emnist("letters", tuple(string.ascii_lowercase)),
     "emnist-digits": _emnist("digits", _DIGITS),

@@ -36,6 +36,7 @@ OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
 NEEDED = {
     "knn_ood": "gradmix",
     "knn_osr": "gradmix",
+    "localisation": "rmix",
     "margin_scores": "margins",
     "ood_radius": "greg",
     "ood_scores": "pretraining",
@@ -45,7 +46,7 @@ NEEDED = {
     "transfer": "pretraining",
 }
 """Method -> what trains the network that it asks for."""
-WITHOUT_RANDOMNESS = {"knn_ood", "knn_osr", "margin_scores", "ood_radius", "ood_scores"}
+WITHOUT_RANDOMNESS = {"knn_ood", "knn_osr", "localisation", "margin_scores", "ood_radius", "ood_scores"}
 """Methods whose numbers the seed does not change."""
 
 
@@ -61,6 +62,10 @@ AGAINST = {"greg", "knn_ood", "ood_radius", "ood_scores"}
 """Methods that train against auxiliary images, or judge what was, and so need a protocol that has them."""
 
 
+PROTOCOL = {"localisation": "digits-boxes"}
+"""Methods that need boxes, and the data that have them."""
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     """A function that opens the data of a method."""
@@ -68,10 +73,10 @@ def opened(tmp_path_factory):
 
     @functools.cache
     def of(protocol):
-        spec = DataSpec(protocol=protocol, side=16, per_class=8, test_per_class=6, auxiliary=100)
-        return open_data(spec, cache=cache)
+        few = {"side": 16, "per_class": 8, "test_per_class": 6, "auxiliary": 100}
+        return open_data(DataSpec(protocol=protocol, boxes=protocol in PROTOCOL.values(), **few), cache=cache)
 
-    return lambda method: of("digits-ood" if method in AGAINST else "digits")
+    return lambda method: of(PROTOCOL.get(method, "digits-ood" if method in AGAINST else "digits"))
 
 
 @pytest.fixture
