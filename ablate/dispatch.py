@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 from ablate import mirror, segments
 from ablate.events import Event
-from ablate.executors import Lost
+from ablate.executors import Lost, Said, Shut, Slots
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
 from ablate.store import Away
-from ablate.worker import Adopted, Back, Began, Hand, Message, Progress
+from ablate.worker import Adopted, Back, Began, Hand, Progress
 
 HAND_S = 1.0
 """Trials measured to be shorter than half of this are handed out several at a time, about so many seconds of them."""
@@ -131,7 +131,7 @@ class Dispatch:
         self.busy.clear()
         self._conclude()
 
-    def hear(self, messages: Iterable[Message | Lost]) -> None:
+    def hear(self, messages: Iterable[Said]) -> None:
         """Acts on messages that came together; their lines go to the disk together."""
         for message in messages:
             if isinstance(message, Record):
@@ -144,6 +144,12 @@ class Dispatch:
                 self._begin(message.trial)
             elif isinstance(message, Back):
                 self._back(message)
+            elif isinstance(message, Slots):
+                self.slots = max(1, message.count)
+                self.log.append("slots", durable=False, count=message.count, hosts=message.hosts)
+            elif isinstance(message, Shut):
+                self.log.append("avoided", durable=False, node=message.node, host=message.host, why=message.why)
+                self.watch(Event("avoided", why=f"{message.host} gets no trials: {message.why}"))
             else:
                 self._lost(message)
         self._conclude()

@@ -239,7 +239,8 @@ def clock(url: str) -> Iterator[Finding]:
 
 def ray_starts(home: Home) -> Finding:
     """A Ray of our own starts and stops."""
-    from ablate.executors import Cluster, Refused, Resources, Unavailable
+    from ablate.executors import Cluster, Refused, Unavailable
+    from ablate.nodes import Resources
     from ablate.worker import Job
 
     begin = time.perf_counter()

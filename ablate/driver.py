@@ -12,19 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ablate import masking, mirror, provenance, running, segments
 from ablate.events import Event as Event
-from ablate.executors import Cluster, Executor, InProcess, Resources, Unavailable
+from ablate.executors import AWAY_S, Cluster, Executor, InProcess, Unavailable
 from ablate.executors import Refused as Refused
 from ablate.home import Home
 from ablate.lease import Hold, hold
 from ablate.lock import Locked
 from ablate.log import Entry, Log, Record, launched, ledger
+from ablate.nodes import Resources
 from ablate.plan import Plan, Trial
 from ablate.store import PATIENCE_S
 from ablate.worker import Job
@@ -64,6 +65,12 @@ class Options:
     """None: as the scale says. Also the number of torch's threads."""
     gpus_per_trial: float | None = None
     """None: as the scale says. Above 0 trials train on "cuda", else on "cpu"."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Of each trial: resources that the cluster's nodes were started with."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """That a trial's node must have; a value may be !other, in(a,b) or !in(a,b)."""
+    patience: float = AWAY_S
+    """Seconds that a cluster may be away before the sweep stops."""
     mlflow: str | None = None
     """Tracking URI; None: not tracked."""
     optuna: str | None = None
@@ -341,8 +348,9 @@ def _executor(plan: Plan, options: Options) -> Executor:
         if _gpus(plan, options) > 0:
             _require_gpus_here(_gpus(plan, options))
         return InProcess(job)
-    resources = Resources(_cpus(plan, options), _gpus(plan, options), options.slots)
-    return Cluster(job, resources, options.address or os.environ.get("RAY_ADDRESS") or None)
+    cpus, gpus = _cpus(plan, options), _gpus(plan, options)
+    resources = Resources(cpus, gpus, options.slots, options.resources, options.labels)
+    return Cluster(job, resources, options.address or os.environ.get("RAY_ADDRESS") or None, options.patience)
 
 
 def _require_gpus_here(wanted: float) -> None:

@@ -12,7 +12,7 @@ from ablate.plan import Plan
 class Event:
     """What `watch` hears, in the driver's process, after the log has it."""
 
-    kind: Literal["started", "epoch", "ended", "lost", "grown"]
+    kind: Literal["started", "epoch", "ended", "lost", "avoided", "grown"]
     trial: str = ""
     attempt: int = 1
     epoch: int = 0
@@ -22,6 +22,6 @@ class Event:
     record: Record | None = None
     """For 'ended'."""
     why: str = ""
-    """For 'lost'."""
+    """For 'lost', and for 'avoided': which node, and why."""
     plan: Plan | None = None
     """For 'grown': the plan with what a tuning study tries next."""

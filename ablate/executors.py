@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from ablate import processes
 from ablate.lock import Locked, hold
 from ablate.log import Record
+from ablate.nodes import Question, Resources, Seen
 from ablate.worker import Hand, Job, Message, play
 
 Take = Callable[[], Hand | None]
@@ -32,6 +33,11 @@ START_S = 900.0
 """Ray starts within about 3 s; on a machine whose cores others hold it was seen to take minutes."""
 STOP_S = 5.0
 ANSWER_S = 10.0
+AWAY_S = 1800.0
+"""How long a cluster's head may be away: a reboot, a machine that has to be found first."""
+FIRST_PAUSE_S, LATER_PAUSE_S = 1.0, 10.0
+"""Between looks whether it is back."""
+KEPT = "Nothing that finished is lost: `resume` continues from the last checkpoints."
 RESTARTS = 3
 """How often Ray is started again without a trial having ended in between."""
 AWAY = "ablate-"
@@ -52,8 +58,29 @@ class Lost:
     """The whole node went, by a preemption or a cut cable: not the doing of the trials on it."""
 
 
+@dataclass(frozen=True)
+class Slots:
+    """How many hands run at a time from now on: nodes came or went."""
+
+    count: int
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shut:
+    """A node of the cluster that gets no hands, because it lacks something."""
+
+    node: str
+    host: str
+    why: str
+
+
 class Unavailable(RuntimeError):
     """There is nowhere to train any more. The log and the checkpoints are whole; `resume` continues."""
+
+
+Said = Message | Lost | Slots | Shut
+"""What an executor yields: what workers say, and what becomes of them."""
 
 
 class Executor(Protocol):
@@ -69,7 +96,7 @@ class Executor(Protocol):
         """How many hands run at a time; returns when workers can begin."""
         ...
 
-    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+    def messages(self, take: Take) -> Generator[list[Said], None, None]:
         """What workers say, several at once where they came together, until `take` gives None."""
         ...
 
@@ -94,7 +121,7 @@ class InProcess:
         """One."""
         return 1
 
-    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+    def messages(self, take: Take) -> Generator[list[Said], None, None]:
         """See `Executor`."""
         while (hand := take()) is not None:
             if not hand.trials:
@@ -104,15 +131,6 @@ class InProcess:
 
     def stop(self) -> None:
         """Nothing runs beside the driver."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each trial gets, and how many run at a time at most."""
-
-    cpus: float
-    gpus: float
-    slots: int | None = None
 
 
 class Refused(ValueError):
@@ -128,10 +146,14 @@ class Cluster:
     The child dies with its parent, however that dies: it holds the reading end of a pipe that closes then.
     """
 
-    def __init__(self, job: Job, resources: Resources, address: str | None) -> None:
-        self.job, self.resources, self.address = job, resources, address
+    def __init__(self, job: Job, resources: Resources, address: str | None, patience_s: float = AWAY_S) -> None:
+        """Args: `patience_s`: how long a cluster at an address may be away before that is the end."""
+        self.job, self.resources, self.address, self.patience_s = job, resources, address, patience_s
         self.child: _Child | None = None
         self.failures = 0
+        self.joined = False
+        """The cluster was there once."""
+        self.away_since: float | None = None
 
     def __enter__(self) -> "Cluster":
         if self.address is not None:
@@ -147,30 +169,38 @@ class Cluster:
 
         Raises:
             Refused: a trial asks for more than there is.
-            Unavailable: it does not start.
+            Unavailable: it does not start, or does not come back.
         """
         while True:
             try:
-                return self._child().ready()
-            except _Died as error:
+                slots = self._child().ready()
+            except (_Died, Refused) as error:
+                if isinstance(error, Refused) and not self.joined:
+                    raise
                 self._restart(str(error))
+            else:
+                self.joined = True
+                return slots
 
-    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+    def messages(self, take: Take) -> Generator[list[Said], None, None]:
         """See `Executor`. When Ray dies every hand is lost, and it is started again while that helps.
 
         Raises:
-            Unavailable: Ray died several times without a trial ending in between.
+            Unavailable: Ray died several times without a trial ending in between, or a cluster stays away.
         """
         while True:
             try:
                 for messages in self._child().messages(take):
                     if any(isinstance(message, Record) for message in messages):
                         self.failures = 0
+                    if not all(isinstance(message, Slots | Shut | Lost) for message in messages):
+                        self.away_since = None
                     yield messages
                 return
             except _Died as error:
                 why = str(error)
-            yield [Lost(None, why)]
+            waits = f"; waiting up to {self.patience_s:g} s for the cluster at {self.address}" if self.address else ""
+            yield [Lost(None, why + waits)]
             self._restart(why)
             self.slots()
 
@@ -189,13 +219,43 @@ class Cluster:
 
     def _restart(self, why: str) -> None:
         self.stop()
-        self.failures += 1
-        if self.failures > RESTARTS:
-            raise Unavailable(
-                f"Ray went away {self.failures} times without finishing a trial ({why}). "
-                f"Nothing that finished is lost: `resume` continues from the last checkpoints."
-            )
+        if self.joined and self.address is not None:
+            self._await(self.address, why)
+        else:
+            self.failures += 1
+            if self.failures > RESTARTS:
+                raise Unavailable(f"Ray went away {self.failures} times without finishing a trial ({why}). {KEPT}")
         self.child = self._start()
+
+    def _await(self, address: str, why: str) -> None:
+        """Returns when somebody answers at the address again; nothing has to be known there of what was."""
+        pause = LATER_PAUSE_S
+        if self.away_since is None:
+            self.away_since, pause = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            time.sleep(pause)
+            if time.monotonic() - self.away_since > self.patience_s:
+                waited = f"has been away for {self.patience_s:g} s, see --patience"
+                raise Unavailable(f"the Ray cluster at {address} {waited} ({why}). {KEPT}")
+            if _answers(address):
+                return
+            pause = min(2 * pause, LATER_PAUSE_S)
+
+
+def survey(job: Job, address: str, question: Question) -> list[Seen]:
+    """What each node of a cluster sees of the home, the data, the servers.
+
+    Raises:
+        Refused: no cluster is there, or it cannot be joined.
+    """
+    _require_somebody_at(address)
+    child = _Child(job, question, address)
+    try:
+        return child.seen()
+    except _Died as error:
+        raise Refused(f"the Ray cluster at {address} cannot be asked: {error}") from error
+    finally:
+        child.stop()
 
 
 def _require_somebody_at(address: str) -> None:
@@ -206,16 +266,29 @@ def _require_somebody_at(address: str) -> None:
     """
     if address in ("auto", "local"):
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     allowed = (
         "Allowed are auto, host:port of a cluster's head, or no --address and no RAY_ADDRESS for this machine alone."
     )
+    host, port = _host_and_port(address)
     if not (host and port.isdigit() and int(port) < 2**16):
         raise Refused(f"{address!r} is no address of a Ray cluster. {allowed}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except OSError as error:
         raise Refused(f"nobody answers as a Ray cluster at {address}: {error}. {allowed}") from error
+
+
+def _answers(address: str) -> bool:
+    try:
+        _require_somebody_at(address)
+    except Refused:
+        return False
+    return True
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return host.strip("[]"), port
 
 
 class _Died(RuntimeError):
@@ -225,7 +298,8 @@ class _Died(RuntimeError):
 class _Child:
     """The process that holds Ray (`python -m ablate.sweep`), and the pipes to it."""
 
-    def __init__(self, job: Job, resources: Resources, address: str | None) -> None:
+    def __init__(self, job: Job, wanted: Resources | Question, address: str | None) -> None:
+        """Args: `wanted`: of each trial; or what to ask every node, and nothing else is done."""
         scratch = job.home.scratch
         scratch.mkdir(parents=True, exist_ok=True)
         clear_away(scratch)
@@ -252,7 +326,7 @@ class _Child:
         os.close(ends)
         self.connection = ours
         with contextlib.suppress(OSError):  # it died at once: `ready` says so
-            ours.send((job, resources, address, self.folder, self.session))
+            ours.send((job, wanted, address, self.folder, self.session))
 
     def ready(self) -> int:
         """Slots; waits for Ray."""
@@ -264,15 +338,25 @@ class _Child:
         slots: int = content
         return slots
 
-    def messages(self, take: Take) -> Generator[list[Lost | Message], None, None]:
+    def seen(self) -> list[Seen]:
+        """What the nodes answer."""
+        if not self.connection.poll(START_S):
+            raise _Died(f"no answer within {START_S:g} s")
+        kind, content = self._receive()
+        if kind == "refused":
+            raise Refused(content)
+        found: list[Seen] = content
+        return found
+
+    def messages(self, take: Take) -> Generator[list[Said], None, None]:
         while True:
             kind, content = self._receive()
             if kind == "take":
                 self._send(take())
             elif kind == "said":
                 yield pickle.loads(content)
-            elif kind == "lost":
-                yield [Lost(*content)]
+            elif kind == "told":
+                yield [content]
             else:
                 return
 
@@ -328,6 +412,8 @@ def _environment(address: str | None) -> dict[str, str]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # what a submitted job brings is kept: `sweep` adds it to ours
+        "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # how many run is `census`'s
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",

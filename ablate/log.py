@@ -13,6 +13,8 @@ Lines, all with "time" (UTC, seconds since the epoch):
         progress of a long trial, not fsynced, for the live view only; repeated in the end line.
     {"kind": "ended", "trial": id, "record": {...}}     see `Record`; the only line that finishes a trial.
     {"kind": "lost", "trial": id, "attempt": n, "why": ...}   the worker went away; it will be tried again.
+    {"kind": "slots", "count": n, "hosts": [...]}   nodes of the cluster came or went; so many trials run at a time.
+    {"kind": "avoided", "node": id, "host": ..., "why": ...}   a node gets no trials from now on.
     {"kind": "left", "how": done|failed|interrupted}   the driver ended by itself.
 """
 

@@ -38,6 +38,23 @@ def amount(*, zero: bool) -> Callable[[str], float]:
     return read
 
 
+def pair(text: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=VALUE")
+    return name, value
+
+
+def share(text: str) -> tuple[str, float]:
+    """NAME=AMOUNT of a resource that is not a CPU or GPU."""
+    name, value = pair(text)
+    if name.lower() in ("cpu", "gpu", "memory"):
+        mend = "--cpus-per-trial or --gpus-per-trial" if name.lower() != "memory" else "a resource of your own name"
+        raise argparse.ArgumentTypeError(f"{text!r}: give {mend} instead")
+    return name, amount(zero=False)(value)
+
+
 def names(text: str) -> tuple[str, ...]:
     """Names between commas, each once."""
     found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
@@ -107,6 +124,28 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cpus-per-trial", metavar="X", type=amount(zero=False), help="default: the scale's")
     group.add_argument("--gpus-per-trial", metavar="X", type=amount(zero=True), help="may be a fraction: 0.25")
+    group.add_argument(
+        "--resource",
+        metavar="NAME=AMOUNT",
+        type=share,
+        action="append",
+        default=[],
+        help="of each trial: a resource that nodes were started with (repeatable)",
+    )
+    group.add_argument(
+        "--label",
+        metavar="KEY=VALUE",
+        type=pair,
+        action="append",
+        default=[],
+        help="only on nodes with this label; VALUE may be !x, in(x,y) or !in(x,y) (repeatable)",
+    )
+    group.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=amount(zero=True),
+        help="how long to wait for a cluster that went away (default: 1800)",
+    )
     add_sinks(group)
     group.add_argument("--fresh", action="store_true", help="train stale trials again (see `status`)")
     group.add_argument("--retry-failed", action="store_true", help="train again what failed by an error or diverged")

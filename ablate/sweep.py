@@ -1,4 +1,4 @@
-"""Ray Tune runs hands of trials. The only file that imports Ray; it is the child of `executors.Cluster`.
+"""Ray Tune runs hands of trials: the child of `executors.Cluster`. With `census` the only file that imports Ray.
 
 Tune executes, and nothing more: what a Tune trial is given is a hand, whole; what it says goes to the parent, which
 keeps the truth. A new Tuner at every start, actors reused, Tune's loggers off, its snapshots as good as off, never a
@@ -8,26 +8,33 @@ A Tune trial costs 13 to 20 ms, so short trials come several in a hand. A long o
 ends with an epoch.
 """
 
+import json
 import logging
 import os
 import pickle
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from ablate import processes
-from ablate.executors import LATER_S, Resources
-from ablate.worker import Hand, Job, Message, play
+from ablate import nodes, parcel, processes
+from ablate.census import LOOK_S, Census, survey
+from ablate.executors import LATER_S, Lost
+from ablate.nodes import Question
+from ablate.worker import Back, Hand, Job, Message, Place, play
 
 STEP_S = 0.5
 """A worker reports when it has something to say and so much time has passed since it did."""
 WATCH_S = 0.5
+PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""Of our environment workers get what says where an object store is. Never what is secret: Ray shows it to all."""
 MAIN = ("gcs_server", "raylet")
 """The processes that Ray cannot do without."""
 
@@ -36,38 +43,60 @@ def main(connection_fd: int, lifeline_fd: int) -> None:
     """Starts or joins Ray, runs hands until the parent has no more, and dies with the parent."""
     threading.Thread(target=_die_with_parent, args=(lifeline_fd,), daemon=True).start()
     connection = Connection(connection_fd)
-    job, resources, address, folder, session = connection.recv()
+    job, wanted, address, folder, session = connection.recv()
     # Tune's import takes as long as Ray's own start, which mostly waits for its processes.
     importing = threading.Thread(target=lambda: __import__("ray.tune"), daemon=True)
     importing.start()
     try:
-        _start(address, session)
-        slots = _slots(resources)
-    except TooLittle as error:
+        _start(address, session, job, folder)
+        if isinstance(wanted, Question):
+            connection.send(("seen", survey(wanted)))
+            return
+        census = Census(wanted, _question(job, folder) if address else None)
+        if not census.slots:
+            raise TooLittle(census.too_little())
+    except (TooLittle, parcel.TooLarge) as error:
         connection.send(("refused", str(error)))
         return
-    except (ConnectionError, TimeoutError) as error:
+    except (ConnectionError, TimeoutError, ray.exceptions.AuthenticationError) as error:
         if address is None:
             raise
         connection.send(("refused", f"the Ray cluster at {address} cannot be reached: {error}"))
         return
-    connection.send(("ready", slots))
+    connection.send(("ready", census.slots))
     importing.join()
     if address is None:
         _take_what_waits()
-    _fit(connection, job, resources, slots, folder)
+    else:
+        threading.Thread(target=_die_with_use, args=(census,), daemon=True).start()
+    _fit(connection, job, census, folder)
     connection.send(("finished", None))
     if address is not None:
         ray.shutdown()
+
+
+def _question(job: Job, folder: Path) -> Question:
+    """What a node must see to take part: the home."""
+    remote: str | None = getattr(job.home, "remote", None)
+    if remote:
+        return Question(store=remote)
+    (folder / nodes.TOKEN).touch()
+    return Question(folder=folder)
 
 
 class TooLittle(ValueError):
     """A trial asks for more than the cluster has."""
 
 
-def _start(address: str | None, session: Path) -> None:
+def _start(address: str | None, session: Path, job: Job, folder: Path) -> None:
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            ignore_reinit_error=True,
+            runtime_env=_environment(parcel.pack(job.origin, folder / "code")),
+        )
         return
     _leave_out_what_serves_nobody()
     ray.init(
@@ -82,6 +111,17 @@ def _start(address: str | None, session: Path) -> None:
     threading.Thread(target=_die_with_ray, daemon=True).start()
 
 
+def _environment(modules: list[str]) -> dict[str, Any]:
+    """What workers find on their nodes: our code, what a submitted job brought, and where an object store is."""
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+    passed = {name: value for name in PASSED if (value := os.environ.get(name))}
+    return {
+        "py_modules": [*modules, *submitted.get("py_modules", ())],
+        "env_vars": {**submitted.get("env_vars", {}), **passed},
+        "excludes": ["__pycache__"],
+    }
+
+
 def _leave_out_what_serves_nobody() -> None:
     """Ray on one machine without a dashboard, autoscaling or logs to read: three processes and 1 to 2 s less.
 
@@ -91,26 +131,6 @@ def _leave_out_what_serves_nobody() -> None:
 
     for service in ("start_api_server", "start_monitor", "start_log_monitor"):
         setattr(Node, service, lambda _self, **_options: None)
-
-
-def _slots(resources: Resources) -> int:
-    """How many trials fit at a time.
-
-    Raises:
-        TooLittle: not one.
-    """
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fit = []
-    for name, word, wanted in (("CPU", "CPUs", resources.cpus), ("GPU", "GPUs", resources.gpus)):
-        have = there.get(name, 0.0)
-        if wanted > have:
-            raise TooLittle(
-                f"{wanted:g} {word} a trial are asked for, and the cluster has {have:g}. "
-                f"Give at most that with --{name.lower()}s-per-trial, or a scale that needs less."
-            )
-        if wanted > 0:
-            fit.append(int(have / wanted + 1e-6))
-    return max(1, min([*fit, resources.slots or sys.maxsize]))
 
 
 def _take_what_waits() -> None:
@@ -125,17 +145,15 @@ def _take_what_waits() -> None:
     class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
 
 
-def _fit(connection: Connection, job: Job, resources: Resources, slots: int, folder: Path) -> None:
+def _fit(connection: Connection, job: Job, census: Census, folder: Path) -> None:
     from ray import tune
 
-    trainable = tune.with_resources(_crew(), {"cpu": resources.cpus, "gpu": resources.gpus})
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(_crew(), _placement),
         tune_config=tune.TuneConfig(
-            search_alg=_feed(connection, pickle.dumps(job)),
+            search_alg=_feed(connection, pickle.dumps(job), census),
             num_samples=-1,
-            scheduler=_mouthpiece(connection),
-            max_concurrent_trials=slots,
+            scheduler=_mouthpiece(connection, census),
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -151,6 +169,15 @@ def _fit(connection: Connection, job: Job, resources: Resources, slots: int, fol
     tuner.fit()
 
 
+def _placement(config: dict[str, Any]) -> Any:
+    """Where the worker of a hand may be, and what it gets there."""
+    from ray import tune
+
+    bundle, labels = json.loads(config["place"])
+    more: dict[str, Any] = {"bundle_label_selector": [labels]} if labels else {}
+    return tune.PlacementGroupFactory([bundle], **more)
+
+
 def _name(trial: Any) -> str:
     return f"hand-{trial.trial_id}"
 
@@ -163,6 +190,8 @@ def _crew() -> type:
         """Plays one hand after another in one process."""
 
         def setup(self, config: dict[str, Any]) -> None:
+            here = ray.get_runtime_context()
+            self.place = Place(here.get_node_id(), gpus=tuple(map(str, ray.get_gpu_ids())))
             self.take_up(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -171,15 +200,19 @@ def _crew() -> type:
             return True
 
         def take_up(self, config: dict[str, Any]) -> None:
-            self.playing: Iterator[Message] = play(pickle.loads(config["hand"]), pickle.loads(config["job"]))
+            hand, job = pickle.loads(config["hand"]), pickle.loads(config["job"])
+            job = replace(job, origin=parcel.unpacked(job.origin))
+            self.playing: Iterator[Message] = play(hand, job, self.place)
+            if config["token"] and not Path(config["token"]).exists():
+                self.playing = _strayed(hand)
 
         def step(self) -> dict[str, Any]:
             said, begun = [], time.perf_counter()
             for message in self.playing:
                 said.append(message)
                 if time.perf_counter() - begun >= STEP_S:
-                    return {"said": pickle.dumps(said), "done": False}
-            return {"said": pickle.dumps(said), "done": True}
+                    return {"said": pickle.dumps(said), "node": self.place.node, "done": False}
+            return {"said": pickle.dumps(said), "node": self.place.node, "done": True}
 
         def cleanup(self) -> None:
             self.playing.close()  # type: ignore[attr-defined]
@@ -187,16 +220,27 @@ def _crew() -> type:
     return Crew
 
 
-def _feed(connection: Connection, job: bytes) -> Any:
-    """Tune's searcher: asks the parent."""
+def _strayed(hand: Hand) -> Iterator[Message]:
+    """Of a node that was given a hand before it was found not to see the home."""
+    time.sleep(LOOK_S)
+    yield Back(tuple(trial.id for trial, _ in hand.trials))
+
+
+def _feed(connection: Connection, job: bytes, census: Census) -> Any:
+    """Tune's searcher: asks the parent, as often as there is room for one more worker."""
     from ray.tune.search import Searcher
 
     class Feed(Searcher):
         def __init__(self) -> None:
             super().__init__()
-            self.live: set[str] = set()
+            self.live: dict[str, float | None] = {}
+            """Tune's trial -> the GPUs of its hand."""
 
         def suggest(self, trial_id: str) -> Any:
+            while census.news:
+                connection.send(("told", census.news.pop(0)))
+            if self.live and not census.room(self.live.values()):
+                return None
             connection.send(("take", None))
             hand: Hand | None = connection.recv()
             if hand is None:
@@ -205,11 +249,11 @@ def _feed(connection: Connection, job: bytes) -> Any:
                 if not self.live:
                     time.sleep(LATER_S)
                 return None
-            self.live.add(trial_id)
-            return {"number": hand.number, "hand": pickle.dumps(hand), "job": job}
+            self.live[trial_id] = hand.gpus
+            return {"number": hand.number, "hand": pickle.dumps(hand), "job": job} | _where_to(hand, census)
 
         def on_trial_complete(self, trial_id: str, *_rest: Any, **_more: Any) -> None:
-            self.live.discard(trial_id)
+            self.live.pop(trial_id, None)
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing of it is needed again."""
@@ -220,7 +264,15 @@ def _feed(connection: Connection, job: bytes) -> Any:
     return Feed()
 
 
-def _mouthpiece(connection: Connection) -> Any:
+def _where_to(hand: Hand, census: Census) -> dict[str, str]:
+    """What a hand needs of its node, for `_placement`; and the file by which its worker knows the home."""
+    resources, question = census.resources, census.question
+    labels = nodes.selector(resources.labels, census.shut(hand.avoid))
+    token = str(question.folder / nodes.TOKEN) if question is not None and question.folder is not None else ""
+    return {"place": json.dumps([resources.bundle(hand.gpus), labels]), "token": token}
+
+
+def _mouthpiece(connection: Connection, census: Census) -> Any:
     """Passes on what workers say, and that one is lost; schedules as Tune would.
 
     A scheduler, not a callback: at the first callback Tune imports the loggers that it knows of, MLflow's too (0.8 s).
@@ -238,9 +290,18 @@ def _mouthpiece(connection: Connection) -> Any:
         def on_trial_error(self, _controller: Any, trial: Any) -> None:
             error = trial.get_error()
             why = f"{type(error).__name__}: {error}".strip() if error else "the worker went away"
-            connection.send(("lost", (trial.config["number"], why[:2000])))
+            node, died = _where(trial, error, census)
+            connection.send(("told", Lost(trial.config["number"], why[:2000], node, died)))
 
     return Mouthpiece()  # type: ignore[no-untyped-call]
+
+
+def _where(trial: Any, error: Exception | None, census: Census) -> tuple[str, bool]:
+    """The node that a lost worker was on, and whether the node is gone rather than the worker."""
+    if not isinstance(error, ray.exceptions.RayActorError):
+        return trial.last_result.get("node", ""), False
+    named = re.search(r"\bip: (\S+)", str(error))
+    return census.gone(trial.last_result.get("node") or (named.group(1) if named else ""), error.preempted)
 
 
 def _die_with_parent(lifeline_fd: int) -> None:
@@ -256,6 +317,14 @@ def _die_with_ray() -> None:
         time.sleep(WATCH_S)
     gone = [process.name for process in ours if processes.look(process.pid) != process]
     sys.stderr.write(f"{gone[0]} is gone\n")
+    sys.stderr.flush()
+    _end(1)
+
+
+def _die_with_use(census: Census) -> None:
+    """Ends this process when the cluster has no more use for it, so that the parent starts another."""
+    census.watch()
+    sys.stderr.write("no node of the cluster carries a trial any more, or it forgot this one\n")
     sys.stderr.flush()
     _end(1)
 

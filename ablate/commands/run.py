@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 HELD = 3
 INTERRUPTED = 130
-HOW = ("home", "data", "workers", "address", "cpus_per_trial", "gpus_per_trial", "mlflow", "optuna")
+HOW = ("home", "data", "workers", "address", "cpus_per_trial", "gpus_per_trial", "patience", "mlflow", "optuna")
+PAIRS = ("resource", "label")
 FLAGS = ("local", "fresh", "retry_failed", "quiet")
-"""Options that say how to run, with a value and without; whoever goes on wants them again."""
+"""Options that say how to run, with a value, with several and without; whoever goes on wants them again."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +58,7 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
 def driver_options(home: Home, args: argparse.Namespace) -> "Options":
     """How to run, from the command line. The home's own stores are the default."""
     from ablate.driver import Options
+    from ablate.executors import AWAY_S
 
     return Options(
         home=home,
@@ -66,6 +68,9 @@ def driver_options(home: Home, args: argparse.Namespace) -> "Options":
         slots=args.workers,
         cpus_per_trial=args.cpus_per_trial,
         gpus_per_trial=args.gpus_per_trial,
+        resources=dict(args.resource),
+        labels=dict(args.label),
+        patience=AWAY_S if args.patience is None else args.patience,
         mlflow=options.sink(args.mlflow, home.mlflow),
         optuna=options.sink(args.optuna, home.optuna),
         retry_failed=args.retry_failed,
@@ -145,6 +150,7 @@ def going_on(args: argparse.Namespace, *, launched: bool) -> str:
     given += [("--arms", ",".join(args.arms or ())), ("--blocks", args.blocks), *(("--set", text) for text in args.set)]
     given = [] if launched else given
     given += [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in HOW]
+    given += [(f"--{name}", f"{key}={value}") for name in PAIRS for key, value in getattr(args, name)]
     words = [word for option, value in given if value is not None and value != "" for word in (option, str(value))]
     flags = [f"--{name.replace('_', '-')}" for name in FLAGS if getattr(args, name)]
     return masking.typed(["python", "-m", "ablate", "resume" if launched else "run", args.study, *words, *flags])
