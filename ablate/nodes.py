@@ -225,7 +225,7 @@ def _stored(uri: str) -> str:
     try:
         from ablate.store import Store
 
-        Store(uri).list("")
+        Store(uri).check()
     except Exception as error:  # a missing package, a password that only we have, no way there
         return str(error) or type(error).__name__
     return ""
