@@ -161,17 +161,32 @@ def described(state: State) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     )
 
 
-def encoder(state: State, data: Data, device: str) -> backbones.Projected:
+def encoder(needed: Needed, state: State, data: Data, device: str) -> backbones.Projected:
     """The encoder of another trial's final state, in eval mode, on the device.
 
     Raises:
         ValueError: a state that describes no encoder, or one for images of other channels.
     """
-    description, weights = described(state)
-    if "head" not in description:
+    network = trained(needed, state)
+    if not isinstance(network, backbones.Projected):
         raise ValueError("the needed trial's final state holds a classifier and no encoder with a head.")
-    check_fits(description, data)
-    return backbones.rebuild(description, weights).to(device)
+    check_channels(network.description, data)
+    return network.to(device)
+
+
+def embedding(needed: Needed, state: State, data: Data, device: str) -> openset.Embed:
+    """The features of another trial's network: 'backbone', what its last layer is given; of an encoder also its 'head'.
+
+    Raises:
+        ValueError: a state that describes no network, or one for images of other channels.
+    """
+    network = trained(needed, state)
+    check_channels(network.description, data)
+    network.to(device).requires_grad_(False)
+    if isinstance(network, backbones.Projected):
+        return network.embed
+    body = finetuned.body(network)
+    return lambda x_BCHW: {"backbone": body(x_BCHW)}
 
 
 def check_fits(description: Mapping[str, Any], data: Data) -> None:

@@ -78,7 +78,7 @@ def train(
             f"{data.spec.protocol!r} has no out-of-distribution sets, so there is nothing to detect. Protocols that "
             "have them: 'digits-ood', 'cifar10-ood', 'cifar10-cifar100-svhn'."
         )
-    model = judged.encoder(network, data, device)
+    model = judged.encoder(config.network, network, data, device)
     with loop.repeatable(device):
         found = evaluate(config, model, data, device)
     yield Epoch(1, found, lambda: {"epoch": 1})

@@ -1,12 +1,13 @@
-"""How good the features of a frozen encoder are: a linear classifier trained on them, and their nearest neighbours.
+"""How good a frozen network's features are: a linear classifier trained on them, and their nearest neighbours.
 
 Paper: Informed Mixing (GradMix), arXiv 2505.12803, section 4.5 and Figure 5.
 Repositories: R1 = gawainxu/comprehensive_osr@d18b920, R2 = gawainxu/GradMix@b4f2ece `main_linear.py`. In the fields
 below [C] is read in their code, [D] is our decision; the paper says of its linear classifiers only that they are alike.
 
-The encoder, which another trial trained (with or without labels), stays as it is, in eval mode. After every epoch of
-the linear layer 'accuracy' and 'accuracy_top5' are its own on the test images; after the last there are also
-'knn_accuracy' and 'knn_accuracy_top5', by Algorithm 1's class scores with the training images as exemplars.
+The network, which another trial trained (an encoder or a classifier, with or without labels, on these images or on
+others), stays as it is, in eval mode. After every epoch of the linear layer 'accuracy' and 'accuracy_top5' are that
+layer's on the test images; after the last there are also 'knn_accuracy' and 'knn_accuracy_top5', by Algorithm 1's class
+scores with the training images as exemplars.
 
 Deviations:
 1. The last epoch is the result. R2 reports the best by test accuracy, which an `Outcome` of 'best_oracle' selects and
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import augment, backbones, classification, judged, loop, openset, schedules, seeding, spread
+from trainables import augment, classification, judged, loop, openset, schedules, seeding, spread
 from trainables.config import check_types, require
 from trainables.datasets import Data, Images
 from trainables.protocol import Epoch, Needed, State
@@ -34,13 +35,13 @@ from trainables.protocol import Epoch, Needed, State
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """How features are probed. Names `probe_...` let a scale set them apart from those of the encoder's training."""
+    """How features are probed. Names `probe_...` let a scale set them apart from those of the network's training."""
 
     network: Needed
-    """The trial that trains the encoder; its final state holds 'network' (a description) and 'weights', and its config
-    says how images are augmented."""
+    """The trial that trains the network; its final state holds 'network' (a description) and 'weights', and its config
+    says how images are augmented; where it does not, it is as with GradMix."""
     feature: openset.Feature = "backbone"
-    """The encoder's pooled features [C], or its head's output."""
+    """What the network's last layer is given [C], or an encoder's head's output."""
     probe_epochs: int = 100
     """[D]; [C] 20 to 30."""
     probe_batch: int = 256
@@ -72,8 +73,11 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        why = "Its own accuracy says how good its features are; probes are for encoders: name 'gradmix'."
-        judged.check_encoder(self.network, "network", why)
+        judged.check_needed(self.network, "network")
+        if self.feature == "head":
+            judged.check_encoder(
+                self.network, "network", "Its features are feature='backbone'; only an encoder has a head."
+            )
         for field in ("probe_epochs", "probe_batch", "k"):
             require(getattr(self, field) >= 1, self, field, "at least 1")
         require(0 < self.probe_rate < float("inf"), self, "probe_rate", "above 0 and finite")
@@ -84,7 +88,7 @@ class Config:
 
 
 def released(network: Needed, **fields: Any) -> Config:
-    """R2's settings, for the encoder of `network`."""
+    """R2's settings, for the network of that trial."""
     theirs: dict[str, Any] = {
         "probe_epochs": 20,
         "probe_optimizer": "adam",
@@ -113,30 +117,34 @@ class Linear(nn.Module):
 def train(
     config: Config, data: Data, *, seed: int, device: str, resume: State | None = None, network: State
 ) -> Iterator[Epoch]:
-    """Trains a linear layer on the features of another trial's encoder, and yields after every epoch.
+    """Trains a linear layer on the features of another trial's network, and yields after every epoch.
 
     Args:
         config: how to probe.
-        data: what the encoder was trained on; the labels are read here, whether they were there or not.
+        data: whose images are classified; labels are read here, whether they were in the network's training or not.
         seed: of the order of images and of their augmentation.
         device: where both networks run.
         resume: a state of this method.
         network: final state of the needed trial.
 
     Raises:
-        ValueError: a state that describes no encoder, or one of other data.
+        ValueError: a state that describes no network, one for images of other channels, or a classifier where
+            `config.feature` is a head.
         Diverged: a loss, weight or feature is not finite.
     """
-    encoder = judged.encoder(network, data, device)
-    pixels_NHWC, labels_N = loop.resident(data, 1, device)
-    test_QD, truth_Q = embedded(config, encoder, data, data.test, device), _labels(data.test, device)
+    embed = _embedding(config, network, data, device)
+    mean, std = judged.colours(config.network, data)
+    data = replace(data, mean=tuple(mean), std=tuple(std))
+    pixels_NHWC, labels_N = loop.resident(data, 1, device, "probe_batch")
+    truth_Q = torch.from_numpy(np.array(data.test.labels, dtype=np.int64)).to(device)
+    test_QD = features(config, embed, data, data.test, device)
     linear = Linear(test_QD.shape[1], len(data.classes), bias=config.bias).to(device)
     optimizer, done = _optimizer(config, linear, device), 0
     if resume is not None:
         done = resume["epoch"]
         linear.load_state_dict(resume["weights"])
         optimizer.load_state_dict(resume["optimizer"])
-    read = _reader(config, encoder, data, pixels_NHWC)
+    read = _reader(config, embed, data, pixels_NHWC)
     for epoch in range(done, config.epochs):
         order_N = torch.randperm(len(labels_N), generator=seeding.torch_stream(seed, f"probe/order/{epoch}")).to(device)
         random = seeding.torch_stream(seed, f"probe/augment/{epoch}", device)
@@ -153,7 +161,7 @@ def train(
         with torch.no_grad(), loop.repeatable(device):
             metrics |= accuracies(linear(test_QD), truth_Q)
             if epoch + 1 == config.epochs:
-                exemplars_ND = embedded(config, encoder, data, data.train, device)
+                exemplars_ND = features(config, embed, data, data.train, device)
                 scores_QK = openset.class_scores(test_QD, exemplars_ND, labels_N, len(data.classes), config.k)
                 metrics |= {f"knn_{name}": value for name, value in accuracies(scores_QK, truth_Q).items()}
         yield Epoch(epoch + 1, metrics, loop.captured(epoch + 1, linear, optimizer))
@@ -165,10 +173,17 @@ def accuracies(scores_QK: Tensor, truth_Q: Tensor) -> dict[str, float]:
     return {name: classification.top_k(scores_QK, truth_Q, k) for name, k in found.items()}
 
 
-def embedded(config: Config, encoder: backbones.Projected, data: Data, images: Images, device: str) -> Tensor:
+def _embedding(config: Config, state: State, data: Data, device: str) -> openset.Embed:
+    embed = judged.embedding(config.network, state, data, device)
+    if config.feature == "head" and "head" not in state["network"]:
+        raise ValueError("feature='head': the needed trial trained a classifier, and only an encoder has a head.")
+    return embed
+
+
+def features(config: Config, embed: openset.Embed, data: Data, images: Images, device: str) -> Tensor:
     """Features (N, D) of images that nothing changes, in order."""
     with loop.repeatable(device):
-        return openset.embed_images(encoder.embed, images, data, device, judged.BATCH)[config.feature]
+        return openset.embed_images(embed, images, data, device, judged.BATCH)[config.feature]
 
 
 def views(config: Config) -> augment.Settings | None:
@@ -182,24 +197,20 @@ def views(config: Config) -> augment.Settings | None:
 
 
 def _reader(
-    config: Config, encoder: backbones.Projected, data: Data, pixels_NHWC: Tensor
+    config: Config, embed: openset.Embed, data: Data, pixels_NHWC: Tensor
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
     """(rows of training images (B,), where views come from) -> their features (B, D)."""
     settings = views(config)
     if settings is None:
-        frozen_ND = embedded(config, encoder, data, data.train, str(pixels_NHWC.device))
+        frozen_ND = features(config, embed, data, data.train, str(pixels_NHWC.device))
         return lambda order_B, _: frozen_ND[order_B]
 
     @torch.no_grad()
     def read(order_B: Tensor, random: torch.Generator) -> Tensor:
         x_BCHW = augment.normalise(augment.view(pixels_NHWC[order_B], settings, random), data.mean, data.std)
-        return encoder.embed(x_BCHW)[config.feature].float()
+        return embed(x_BCHW)[config.feature].float()
 
     return read
-
-
-def _labels(images: Images, device: str) -> Tensor:
-    return torch.from_numpy(np.array(images.labels, dtype=np.int64)).to(device)
 
 
 def _optimizer(config: Config, linear: Linear, device: str) -> torch.optim.Optimizer:

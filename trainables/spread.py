@@ -93,7 +93,7 @@ def train(
     """
     if resume is not None:
         return
-    model = judged.encoder(network, data, device)
+    model = judged.encoder(config.network, network, data, device)
     with loop.repeatable(device):
         accuracy = judged.accuracy(judged.neighbours(model, data, device, config.k), data.test, device)
         pixels_NHWC, maps_Bhw = look(config, model, data, seed, device)

@@ -8,20 +8,19 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from tests.trainables.toys import open_set
-from trainables import augment, backbones, gradmix, judged, probes, rmix, seeding
+from trainables import augment, backbones, classifiers, gradmix, judged, probes, rmix, seeding
 from trainables.config import ConfigError
 from trainables.datasets import Data, DataSpec, Images
 from trainables.protocol import Needed
 
 NEEDED = Needed("gradmix", gradmix.Config(width=4, crop_scale=0.5, rotation=5.0, blur=0.1))
 CLASSES = 4
+TOYS = open_set()
 
 
-class Pixels(torch.nn.Module):
-    """An encoder whose features are the pixels themselves, twice as large for the head."""
-
-    def embed(self, x_BCHW):
-        return {"backbone": x_BCHW.flatten(1), "head": 2 * x_BCHW.flatten(1)}
+def pixels_themselves(x_BCHW):
+    """Features that are the pixels, twice as large for the head."""
+    return {"backbone": x_BCHW.flatten(1), "head": 2 * x_BCHW.flatten(1)}
 
 
 def clusters(noise: float, seed: int = 0) -> Data:
@@ -44,11 +43,11 @@ def features(images: Images) -> np.ndarray:
 @pytest.fixture
 def of_pixels(monkeypatch):
     """Makes probes be of pixels, and runs one: the epochs' metrics and states."""
-    monkeypatch.setattr(judged, "encoder", lambda *_: Pixels())
+    monkeypatch.setattr(judged, "embedding", lambda *_: pixels_themselves)
 
     def run(data, resume=None, **fields):
         config = probes.Config(**({"network": NEEDED, "probe_views": "none", "k": 3} | fields))
-        epochs = probes.train(config, data, seed=0, device="cpu", resume=resume, network={})
+        epochs = probes.train(config, data, seed=0, device="cpu", resume=resume, network={"network": {"head": "mlp"}})
         return [(dict(epoch.metrics), epoch.state()) for epoch in epochs]
 
     return run
@@ -144,21 +143,24 @@ def test_views_are_those_of_the_pretraining_in_whole_or_in_part():
     assert of("none") is None
 
 
-def encoder_state():
-    network = backbones.projected("resnet18", 4, 3, "linear", torch.Generator().manual_seed(0))
+def state_of(network):
     return {"network": dict(network.description), "weights": network.state_dict(), "epoch": 3}
 
 
-def test_the_encoder_stays_as_it_is_and_in_eval_mode(monkeypatch):
+def encoder():
+    return backbones.projected("resnet18", 4, 3, "linear", torch.Generator().manual_seed(0))
+
+
+def test_the_network_stays_as_it_is_and_in_eval_mode(monkeypatch):
     seen = []
-    rebuilt = judged.encoder
+    rebuilt = judged.trained
 
     def watched(*args):
         seen.append(rebuilt(*args))
         return seen[-1]
 
-    monkeypatch.setattr(judged, "encoder", watched)
-    state, data = encoder_state(), open_set()
+    monkeypatch.setattr(judged, "trained", watched)
+    state, data = state_of(encoder()), open_set()
     config = probes.Config(network=NEEDED, probe_epochs=2, probe_batch=10, probe_rate=1.0)
     *_, last = probes.train(config, data, seed=0, device="cpu", network=state)
     assert not any(part.training for part in seen[0].modules())
@@ -169,17 +171,43 @@ def test_the_encoder_stays_as_it_is_and_in_eval_mode(monkeypatch):
     assert set(last.state()["weights"]) == {"weight_KD", "bias_K"}
 
 
+def test_features_of_a_classifier_are_what_its_last_layer_is_given():
+    network = classifiers.classifier("preactresnet18", 4, 3, 7, torch.Generator().manual_seed(0)).eval()
+    data, wanted = open_set(), Needed("rmix", rmix.Config(colour="released"))
+    config = probes.Config(network=wanted, probe_epochs=1, probe_views="none", k=3)
+    (epoch,) = probes.train(config, data, seed=0, device="cpu", network=state_of(network))
+    x_BCHW = augment.normalise(
+        augment.to_float(torch.from_numpy(data.test.pixels)), rmix.RELEASED_MEAN, rmix.RELEASED_STD
+    )
+    with torch.no_grad():
+        features_QD = network.features(x_BCHW)
+    state = epoch.state()["weights"]
+    predicted_Q = (features_QD @ state["weight_KD"].T + state["bias_K"]).argmax(1).numpy()
+    assert epoch.metrics["accuracy"] == np.mean(predicted_Q == data.test.labels)
+    assert state["weight_KD"].shape == (3, features_QD.shape[1])
+
+
 def test_what_has_no_features_is_refused_by_name():
     for method in ("knn_osr", "probes"):
         with pytest.raises(ConfigError, match=f"'{method}', which trains no network"):
             probes.Config(network=Needed(method, None))
-    with pytest.raises(ConfigError, match="'rmix', which trains a classifier"):
-        probes.Config(network=Needed("rmix", rmix.Config()))
+    with pytest.raises(ConfigError, match="'margins', whose network is neither"):
+        probes.Config(network=Needed("margins", None))
+    with pytest.raises(ConfigError, match=r"'rmix', which trains a classifier\. Its features are feature='backbone'"):
+        probes.Config(network=Needed("rmix", rmix.Config()), feature="head")
+
+
+def test_states_that_hold_no_features_are_refused():
+    def start(state, data=TOYS, **fields):
+        next(probes.train(probes.Config(network=NEEDED, **fields), data, seed=0, device="cpu", network=state))
+
     with pytest.raises(ValueError, match="holds no classifier and no encoder"):
-        next(probes.train(probes.Config(network=NEEDED), open_set(), seed=0, device="cpu", network={"epoch": 1}))
-    grey = open_set(channels=1)
+        start({"epoch": 1})
     with pytest.raises(ValueError, match="has 3 channels, and the images of 'toys' have 1"):
-        next(probes.train(probes.Config(network=NEEDED), grey, seed=0, device="cpu", network=encoder_state()))
+        start(state_of(encoder()), open_set(channels=1))
+    network = classifiers.classifier("wrn10_2", 4, 3, 3, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="only an encoder has a head"):
+        start(state_of(network), feature="head")
 
 
 @pytest.mark.parametrize(
