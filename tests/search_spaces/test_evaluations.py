@@ -48,3 +48,34 @@ def test_one_training_without_labels_serves_probes_of_all_networks_and_over_epoc
     assert of_resnet18 == {
         cell.trial for cell in plan(STUDIES["gradmix_ssl"], scale).cells if cell.block.name in blocks
     }
+
+
+@pytest.mark.parametrize("scale", ["pictures", "gpu"])
+def test_what_goes_on_are_networks_of_the_study_of_methods(scale):
+    """Theirs were trained on the other data, which a plan tells by the trial alone."""
+    wanted = {(arm, trial) for arm, _, trial in trained("adautomix_methods", scale)}
+    found = {(arm, trial) for arm, _, trial in networks("adautomix_transfer", scale) if arm != "scratch"}
+    assert found <= wanted
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
+def test_networks_go_on_with_classes_that_they_have_not_seen(scale):
+    found = plan(STUDIES["adautomix_transfer"], scale)
+    data = {trial.id: trial.data for trial in found.trials}
+    for trial in found.trials:
+        for ident in trial.needs.values():
+            before, after = data[ident]["protocol"], trial.data["protocol"]
+            assert (before, after) in {
+                ("digits-known", "digits-others"),
+                ("cifar10-closed", "tinyimagenet100-closed"),
+                ("cifar10-closed", "cifar100-closed"),
+                ("imagenet128-closed", "cub200-closed"),
+                ("imagenet128-closed", "cars-closed"),
+            }
+            assert data[ident]["split"] == trial.data["split"]
+
+
+def test_birds_and_cars_go_on_from_the_same_networks():
+    found = networks("adautomix_transfer", "paper")
+    assert len(found) == 42
+    assert len({trial for _, _, trial in found}) == 18
