@@ -53,6 +53,10 @@ class Strike:
     victim: str
     during: str = ""
     """Id of the trial that is being trained then; '': after some more ends, whatever is trained."""
+    attempt: int = 1
+    """Which attempt at that trial is struck."""
+    after: str = ""
+    """Id of a trial that has ended by then."""
 
 
 def in_turn(kills: int) -> list[Strike]:
@@ -61,9 +65,10 @@ def in_turn(kills: int) -> list[Strike]:
 
 
 def around(whole: Plan, during: Iterable[str], after: Iterable[str]) -> list[Strike]:
-    """Some while the first trial that others need is trained, then some at any moment."""
+    """Each attempt at the first trial that others need is struck down in turn; and some more, when it has ended."""
     shared = next(ident for trial in whole.trials for ident in trial.needs.values())
-    return [*(Strike(victim, shared) for victim in during), *(Strike(victim) for victim in after)]
+    first = [Strike(victim, shared, attempt) for attempt, victim in enumerate(during, start=1)]
+    return [*first, *(Strike(victim, after=shared) for victim in after)]
 
 
 @dataclass
@@ -94,14 +99,16 @@ def pretrained() -> Study:
 
 
 def named(name: str, trials: int = 0) -> Study:
-    """The study that a driver is started for: one of those above, or one of the catalogue, pre-training long enough to
-    be struck.
+    """The study that a driver is started for: one of those above, or the first block of one of the catalogue, its trials
+    long enough to be struck.
     """
     if name in ("kills", "pretrained"):
         return study(trials) if name == "kills" else pretrained()
     found = catalogue.load(name)
     smoke = found.scale("smoke")
-    longer = replace(smoke, settings={**smoke.settings, "pretraining_epochs": 60})
+    longer = replace(
+        smoke, blocks=smoke.blocks[:1], settings={**smoke.settings, "pretraining_epochs": 60, "epochs": 12}
+    )
     return replace(found, scales=(longer,))
 
 
@@ -166,7 +173,7 @@ def _moment(home: Home, driver: subprocess.Popen[bytes], chance: random.Random, 
     # A driver is struck now and then while it starts, too.
     further = 0 if strike.victim == "driver" and chance.random() < 0.3 else chance.randint(1, max(1, int(step)))
     target, pause = _ended(home) + further, 0.3 * chance.random()
-    while not _trained_now(home, strike.during) if strike.during else _ended(home) < target:
+    while not _due(home, strike, target):
         if driver.poll() is not None:
             return False
         time.sleep(0.02)
@@ -219,14 +226,25 @@ def _ended(home: Home) -> int:
     return sum(path.read_bytes().count(b'{"kind":"ended"') for path in home.logs.glob("*.jsonl"))
 
 
-def _trained_now(home: Home, trial: str) -> bool:
-    """Whether the trial was begun since the last driver started, and has neither ended nor been lost since."""
-    begun = False
+def _due(home: Home, strike: Strike, target: int) -> bool:
+    if strike.during:
+        return _trained_now(home, strike)
+    return _ended(home) >= target and (not strike.after or strike.after in _ends(home))
+
+
+def _ends(home: Home) -> set[str]:
+    return {line["trial"] for path in home.logs.glob("*.jsonl") for _, line in read(path) if line["kind"] == "ended"}
+
+
+def _trained_now(home: Home, strike: Strike) -> bool:
+    """Whether that attempt was begun since the last driver started, and has neither ended nor been lost since."""
+    attempts, begun = 0, False
     for path in home.logs.glob("*.jsonl"):
         for _, line in read(path):
-            if line["kind"] == "sweep" or line.get("trial") == trial:
+            attempts += line["kind"] == "started" and line["trial"] == strike.during
+            if line["kind"] == "sweep" or line.get("trial") == strike.during:
                 begun = line["kind"] in ("started", "epochs")
-    return begun
+    return begun and attempts >= strike.attempt
 
 
 def _said(home: Home) -> str:
