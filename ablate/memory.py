@@ -1,13 +1,37 @@
-"""How much memory a trial took at its most, by what the device or the system says.
+"""How much memory a trial took at its most, by what the device or the system says; and that a process keeps what it
+frees.
 
 On a CUDA device: what torch held for tensors there. Elsewhere: the process's resident memory, libraries included, where
 /proc tells it and lets it start anew; on other systems it is not measured.
 """
 
+import ctypes
 import sys
 from pathlib import Path
 
 _STATUS, _CLEAR, _CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs"), "5"
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+_KEPT, _OWN = 2**31 - 1, 2**30
+"""Bytes that may lie free at the heap's end; size from which an array gets pages of its own. The most that fit."""
+
+
+def keep() -> bool:
+    """Lets the process keep what it frees, where the C library is glibc; returns whether it does.
+
+    Else the end of the heap goes back to the system whenever a few large arrays are freed, and is taken again, page by
+    page, for the next ones. A training step on a CPU that differentiates a gradient does so all the time: 15,000 to
+    26,000 pages and a fifth of the time of a small GReg step.
+    """
+    libc = _libc("mallopt")
+    return libc is not None and bool(libc.mallopt(_MMAP_THRESHOLD, _OWN)) and bool(libc.mallopt(_TRIM_THRESHOLD, _KEPT))
+
+
+def _libc(function: str) -> ctypes.CDLL | None:
+    """The process's C library, if it has the function, which only glibc's do."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return libc if hasattr(libc, function) else None
 
 
 def reset(device: str) -> bool:
@@ -15,6 +39,9 @@ def reset(device: str) -> bool:
     if _on_cuda(device):
         sys.modules["torch"].cuda.reset_peak_memory_stats(device)
         return True
+    libc = _libc("malloc_trim")
+    if libc is not None:
+        libc.malloc_trim(0)  # what an earlier trial freed is none of this one's
     try:
         _CLEAR.write_text(_CLEAR_PEAK)
         return any(map(_tells, _STATUS.read_text().splitlines()))

@@ -192,6 +192,7 @@ class _Run:
         if self.last is None:
             exhibits.forget(self.job.home.exhibits(self.trial.id))
         needs = {name: _final_state(self.job.home, ident) for name, ident in self.trial.needs.items()}
+        memory.keep()
         self.measured = memory.reset(self.job.device)
         with _threads(self.job.threads):
             length = getattr(config, "epochs", None)

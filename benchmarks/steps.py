@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ablate import memory
 from trainables.datasets import Data, DataSpec, Images
 
 WARM_UP = 2
@@ -65,6 +66,7 @@ def clock(device: str) -> Callable[[], float]:
 def timed(arms: Mapping[str, Iterator[Any]], chosen: Any) -> dict[str, list[float]]:
     """Seconds a step of every arm, by round; `arms` are trainings that have not begun."""
     torch.set_num_threads(chosen.threads)
+    memory.keep()  # as workers do
     now = clock(chosen.device)
     for arm in arms.values():
         for _ in range(WARM_UP):
