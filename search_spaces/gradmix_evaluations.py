@@ -24,7 +24,7 @@ from trainables.spread import NAMES, SHARES, THRESHOLDS
 from trainables.spread import Config as Spread
 from trainables.stress import Config as Stress
 
-CIFAR10, TINY = "cifar10-closed", "tinyimagenet-closed"
+CIFAR10, TINY, HALF_TINY = "cifar10-closed", "tinyimagenet-closed", "tinyimagenet100-closed"
 ACCURACY = Outcome(metric="accuracy", label="accuracy on clean images")
 
 
@@ -63,7 +63,7 @@ SCALES = (
         note="All of CIFAR-10 and Tiny-ImageNet, one stage, fp32, 3 seeds where the paper has one. Days on one GPU.",
     ),
 )
-LAM_OF_TINY = {TINY: LAM["tinyimagenet"]}
+LAM_OF_TINY = {TINY: LAM["tinyimagenet"], HALF_TINY: LAM["tinyimagenet"]}
 NETWORKS = (
     ("none", "SupCon + SimCLR (Eq 3)", EQ3),
     ("gradmix", "GradMix", GRADMIX),
@@ -137,6 +137,7 @@ TABLE3 = {  # CIFAR-10, CIFAR-100, the first 100 classes of Tiny-ImageNet
     "gradmix": (94.1, 78.0, 72.46),
 }
 CIFAR100 = "cifar100-closed"
+TABLE3_SETS = (CIFAR10, CIFAR100, HALF_TINY)
 CLOSED = Study(
     name="gradmix_closed",
     question="Do GradMix's features also classify known classes better?",
@@ -150,9 +151,10 @@ CLOSED = Study(
     scales=tuple(
         replace(
             scale,
-            blocks=(*seeds(CIFAR10, 3), *seeds(CIFAR100, 3)),
-            dataset_settings={},
-            note="All of CIFAR-10 and CIFAR-100, one stage, fp32, 3 seeds where the paper has one. Days on one GPU.",
+            blocks=(*seeds(CIFAR10, 3), *seeds(CIFAR100, 3), *seeds(HALF_TINY, 3)),
+            dataset_settings={HALF_TINY: {"epochs": 800}},
+            note="All of CIFAR-10, CIFAR-100 and half of Tiny-ImageNet, one stage, fp32, 3 seeds where the paper has "
+            "one. Days on one GPU.",
         )
         if scale.name == "paper"
         else scale
@@ -160,19 +162,20 @@ CLOSED = Study(
     ),
     outcome=Outcome(metric="accuracy", label="accuracy of nearest neighbours, k = 10"),
     contrasts=tuple(
-        Contrast(arm="gradmix", reference="none", dataset=dataset) for dataset in ("digits-closed", CIFAR10, CIFAR100)
+        Contrast(arm="gradmix", reference="none", dataset=dataset) for dataset in ("digits-closed", *TABLE3_SETS)
     ),
     published=tuple(
         Published(arm=arm, dataset=dataset, metric="accuracy", value=value, where=f"Table 3, {arm}, {dataset}")
         for arm, row in TABLE3.items()
-        for dataset, value in zip((CIFAR10, CIFAR100), row, strict=False)
+        for dataset, value in zip(TABLE3_SETS, row, strict=True)
     ),
-    claim="78.0 on CIFAR-100, a point above the best of the others; on CIFAR-10 94.1, a point below.",
+    claim="78.0 on CIFAR-100, a point above the best of the others, and 72.46 on half of Tiny-ImageNet, almost two "
+    "above; on CIFAR-10 94.1, a point below.",
     notes=(
         "The paper does not say which classifier it has; its code prints nearest neighbours. The other methods' "
         "numbers are those the paper quotes, of classifiers; they are not run here.",
         "Table 3 has no arm without the mix term. Here it has, on the same networks as gradmix_corruptions.",
-        "The first 100 classes of Tiny-ImageNet, where the paper has 72.46 against 70.6, are no data set here yet.",
+        "Half of Tiny-ImageNet is its first 100 classes, by the paper; here in the order of their WordNet ids.",
     ),
 )
 
