@@ -8,11 +8,13 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, cast
 
-from ablate import mirror, segments
+from ablate import mirror, segments, watchdog
+from ablate.blame import Avoided, Blame
 from ablate.events import Event
-from ablate.executors import Lost, Said, Shut, Slots
+from ablate.executors import Lost, Said, Shut, Slots, Unavailable
+from ablate.failures import POLICY, Cause, Kernel, loss_of
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
@@ -46,7 +48,7 @@ class Dispatch:
         grow: Callable[[Plan], tuple[Plan, tuple[str, ...]] | None] = lambda _plan: None,
     ) -> None:
         """`grow`: asked when all is done; a larger plan and what is wanted of it, or None."""
-        self.home, self.watch, self.retries, self.grow = home, watch, retries, grow
+        self.home, self.watch, self.grow = home, watch, grow
         self.sweep, self.sizes = plan.sweep, _sizes(home, plan.sweep)
         self.where = f"{socket.gethostname()}/{where}"
         self.attempts: dict[str, int] = {}
@@ -57,7 +59,9 @@ class Dispatch:
         """Running trial -> when its epochs last reached the log."""
         self.unsaid: dict[str, list[Mapping[str, Any]]] = {}
         self.settled: list[Record] = []
-        self.losses: dict[str, int] = {}
+        self.blame, self.kernel = Blame(retries), Kernel()
+        self.stop = ""
+        """Why nothing can be trained any more."""
         self.alone: set[str] = set()
         """Trials of a lost hand: from then on each is a hand of its own, so that the next loss has a cause."""
         self.busy: list[str] = []
@@ -102,7 +106,8 @@ class Dispatch:
         if trials:
             self.hands[self.handed] = {trial.id: None for trial in trials}
             self._begin(trials[0].id)
-        return Hand(self.handed, tuple((trial, self.attempts[trial.id]) for trial in trials), HAND_S)
+        dealt = tuple((trial, self.attempts[trial.id]) for trial in trials)
+        return Hand(self.handed, dealt, HAND_S, avoid=self.blame.avoid(tuple(trial.id for trial in trials)))
 
     def _deal(self) -> list[Trial]:
         size = self.pace.size(self.left, self.slots)
@@ -132,7 +137,11 @@ class Dispatch:
         self._conclude()
 
     def hear(self, messages: Iterable[Said]) -> None:
-        """Acts on messages that came together; their lines go to the disk together."""
+        """Acts on messages that came together; their lines go to the disk together.
+
+        Raises:
+            Unavailable: a full disk ends the sweep.
+        """
         for message in messages:
             if isinstance(message, Record):
                 self._end(message)
@@ -141,6 +150,7 @@ class Dispatch:
             elif isinstance(message, Progress):
                 self._progress(message)
             elif isinstance(message, Began):
+                self.blame.began(message.trial, message.node, message.host)
                 self._begin(message.trial)
             elif isinstance(message, Back):
                 self._back(message)
@@ -153,6 +163,8 @@ class Dispatch:
             else:
                 self._lost(message)
         self._conclude()
+        if self.stop:
+            raise Unavailable(self.stop)
 
     def _begin(self, ident: str) -> None:
         if ident not in self.begun:
@@ -174,11 +186,35 @@ class Dispatch:
         ident = record.trial
         self._begin(ident)
         self._put_down(ident)
-        if record.reason == "out_of_memory" and self._may_retry(ident):
-            self._try_again(ident, "out of memory: " + record.error.strip().rpartition("\n")[2])
-            return
+        if record.state == "done":
+            self._avoided(self.blame.done(ident))
+        else:
+            cause = cast(Cause, record.reason)
+            if self._again(ident, cause, f"{cause.replace('_', ' ')}: {_last_line(record.error)}"):
+                return
         self.pace.note(record.seconds)
         self._settle(record)
+
+    def _again(self, ident: str, cause: Cause, why: str) -> bool:
+        """Whether the trial that failed is back in the queue; one of a full disk always is, for another driver."""
+        again, avoided = self.blame.failed(ident, cause)
+        self._avoided(avoided)
+        if cause == "disk" and not again:
+            self.stop = (
+                f"{self.trials[ident].label}: {why}. The disk is full or can no longer be written (the home is "
+                f"{self.home.root}): make room or mend it. What finished is kept."
+            )
+        if again or cause == "disk":
+            self._put_down(ident)
+            self.log.append("lost", trial=ident, attempt=self.attempts[ident], why=why, cause=cause)
+            self.scheduler.again(ident)
+            self.watch(Event("lost", ident, self.attempts[ident], why=why))
+        return again or cause == "disk"
+
+    def _avoided(self, nodes: Iterable[Avoided]) -> None:
+        for found in nodes:
+            self.log.append("avoided", node=found.node, host=found.host, why=found.why)
+            self.watch(Event("avoided", why=f"{found.host or found.node} gets no more trials: {found.why}"))
 
     def _adopt(self, record: Record) -> None:
         """Takes an end over that no log had when this driver started; a living driver may have logged it since."""
@@ -224,30 +260,29 @@ class Dispatch:
                 self.scheduler.again(ident)
 
     def _lost(self, lost: Lost) -> None:
-        """A loss counts against a trial that was alone in its hand, and against none when all of Ray went."""
+        """What is lost with its worker, by cause; a trial that had not begun lost nothing."""
+        killed = self.kernel.killed()
         for number in list(self.hands) if lost.hand is None else [lost.hand]:
             idents = list(self.hands.pop(number, ()))
+            whole, others = lost.hand is None, len(idents) > 1
+            cause = loss_of(lost.why, whole_cluster=whole, node_died=lost.node_died, others=others, killed=killed)
             for ident in idents:
-                blamed = lost.hand is not None and len(idents) == 1
-                if blamed and not self._may_retry(ident):
-                    self._put_down(ident)
-                    self._settle(_failed(self.trials[ident], "lost", lost.why, self.attempts[ident]))
-                elif ident in self.begun:
-                    self._try_again(ident, lost.why)
-                else:
-                    self.attempts[ident] -= 1
-                    self.scheduler.again(ident)
+                self._lose(ident, cause, lost)
             self.alone.update(idents)
 
-    def _may_retry(self, ident: str) -> bool:
-        self.losses[ident] = self.losses.get(ident, 0) + 1
-        return self.losses[ident] <= self.retries
-
-    def _try_again(self, ident: str, why: str) -> None:
-        self._put_down(ident)
-        self.log.append("lost", trial=ident, attempt=self.attempts[ident], why=why)
-        self.scheduler.again(ident)
-        self.watch(Event("lost", ident, self.attempts[ident], why=why))
+    def _lose(self, ident: str, cause: Cause, lost: Lost) -> None:
+        if ident not in self.begun:
+            self.attempts[ident] -= 1
+            self.scheduler.again(ident)
+            return
+        folder, attempt = mirror.Folder(self.home, ident), self.attempts[ident]
+        folder.bring(watchdog.stacks(folder.path, attempt).name)
+        hung = watchdog.found(folder.path, attempt)
+        cause = "hung" if hung else cause
+        self.blame.began(ident, lost.node)
+        if not self._again(ident, cause, _last_line(hung) if hung else lost.why):
+            self._put_down(ident)
+            self._settle(_failed(self.trials[ident], POLICY[cause].recorded, hung or lost.why, attempt))
 
     def _put_down(self, ident: str) -> None:
         """The trial runs no longer, for whatever reason."""
@@ -307,7 +342,11 @@ def _same_numbers(one: Record, other: Record) -> bool:
     return one.state == other.state == "done" and code and numbers(one) == numbers(other)
 
 
-def _failed(trial: Trial, reason: Literal["lost", "need"], why: str, attempts: int) -> Record:
+def _last_line(error: str) -> str:
+    return error.strip().rpartition("\n")[2]
+
+
+def _failed(trial: Trial, reason: str, why: str, attempts: int) -> Record:
     """The end of a trial that no worker could report."""
     return Record(
         trial=trial.id,

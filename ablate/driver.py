@@ -4,6 +4,7 @@ The driver is the only writer of a sweep's log. Every recovery is one sentence: 
 finished, run the rest; each trial continues from its own last checkpoint.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -21,10 +22,11 @@ from ablate import masking, mirror, provenance, running, segments
 from ablate.events import Event as Event
 from ablate.executors import AWAY_S, Cluster, Executor, InProcess, Unavailable
 from ablate.executors import Refused as Refused
+from ablate.failures import PASSING
 from ablate.home import Home
 from ablate.lease import Hold, hold
 from ablate.lock import Locked
-from ablate.log import Entry, Log, Record, launched, ledger
+from ablate.log import Entry, Log, Record, Unwritable, launched, ledger
 from ablate.nodes import Resources
 from ablate.plan import Plan, Trial
 from ablate.store import PATIENCE_S
@@ -33,12 +35,12 @@ from ablate.worker import Job
 if TYPE_CHECKING:
     from ablate.dispatch import Dispatch
 
-RETRYABLE = ("lost", "out_of_memory")
-"""Reasons that another try may cure; ends with one of these do not stand when a driver starts."""
 DELIVER_S = 60.0
 """How long the driver waits for the tracking server at the end; what is late is delivered by `sync`."""
 PARTING_S = 10.0
 """How long a driver that was stopped waits for an object store."""
+HANG_AFTER_S = 3600.0
+"""Without an epoch, the opening of the data and a needed state included; the longest seen anywhere is some minutes."""
 STOPPED = "Stopped. What was running continues from its last checkpoint."
 
 
@@ -76,7 +78,9 @@ class Options:
     optuna: str | None = None
     """Storage URL that optuna-dashboard opens; None: kept in memory only."""
     retries: int = 2
-    """How often a trial is tried again after a lost worker or a full device. Other failures are final."""
+    """How often a trial is tried again after a lost worker or a full device (`failures.POLICY`)."""
+    hang_after: float | None = None
+    """Seconds without an epoch after which a trial hangs; None: an hour; inf: never."""
     retry_failed: bool = False
     """Run again what ended failed by an error or by divergence."""
     fresh: bool = False
@@ -164,7 +168,7 @@ def _grown(plan: Plan, options: Options, over: Collection[str] = ()) -> Plan:
     def stands(record: Record) -> bool:
         if record.trial in over:
             return True
-        if record.state == "failed" and (options.retry_failed or record.reason in RETRYABLE):
+        if record.state == "failed" and (options.retry_failed or record.reason in PASSING):
             return False
         return not (options.fresh and record.method in methods and _stale(record, plan, digests))
 
@@ -220,7 +224,8 @@ def _drive(
         desk.open(log, slots)
         stopped, follower = _listen(desk, executor, plan, options)
         result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=len(desk.over))
-        log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
+        with contextlib.suppress(Unwritable):  # that is why it stopped
+            log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
         wait_s = PARTING_S if stopped else PATIENCE_S
     finally:
         late = log.close(wait_s)
@@ -249,7 +254,7 @@ def _listen(desk: "Dispatch", executor: Executor, plan: Plan, options: Options) 
                 break
     except KeyboardInterrupt:
         stopped = STOPPED
-    except Unavailable as error:
+    except (Unavailable, Unwritable) as error:
         stopped = str(error)
     finally:
         messages.close()
@@ -263,7 +268,7 @@ def _again(record: Record, trial: Trial, wanted: set[str], retry_failed: bool) -
         return any(ident in wanted for ident in trial.needs.values())
     if record.reason == "need":
         return retry_failed or any(ident in wanted for ident in trial.needs.values())
-    return retry_failed or record.reason in RETRYABLE
+    return retry_failed or record.reason in PASSING
 
 
 def _stale(record: Record, plan: Plan, digests: dict[str, Mapping[str, str]]) -> bool:
@@ -327,6 +332,8 @@ def _job(plan: Plan, options: Options) -> Job:
         origin=plan.study.origin,
         provenance=provenance.collect(),
         code={method: provenance.code_digests(method, plan.study.origin) for method in methods},
+        hang_after_s=_hang_after_s(options),
+        apart=not options.local,
     )
 
 
@@ -336,6 +343,10 @@ def _cpus(plan: Plan, options: Options) -> float:
 
 def _gpus(plan: Plan, options: Options) -> float:
     return plan.scale.gpus if options.gpus_per_trial is None else options.gpus_per_trial
+
+
+def _hang_after_s(options: Options) -> float:
+    return HANG_AFTER_S if options.hang_after is None else options.hang_after
 
 
 def _device(plan: Plan, options: Options) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ablate import processes
+from ablate.failures import Spoiled
 from ablate.lock import Locked, hold
 from ablate.log import Record
 from ablate.nodes import Question, Resources, Seen
@@ -122,12 +123,19 @@ class InProcess:
         return 1
 
     def messages(self, take: Take) -> Generator[list[Said], None, None]:
-        """See `Executor`."""
+        """See `Executor`.
+
+        Raises:
+            Unavailable: after a fault of its device this process can train no more.
+        """
         while (hand := take()) is not None:
             if not hand.trials:
                 time.sleep(LATER_S)
-            for message in play(hand, self.job):
-                yield [message]
+            try:
+                for message in play(hand, self.job):
+                    yield [message]
+            except Spoiled as error:
+                raise Unavailable(f"{error}. A new process may fare better: `resume` goes on.") from error
 
     def stop(self) -> None:
         """Nothing runs beside the driver."""

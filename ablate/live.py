@@ -151,6 +151,8 @@ class Lines:
             self._out.print(
                 f"lost     {self._state.label(event.trial)}: {event.why}; it will be tried again", soft_wrap=True
             )
+        if event.kind == "avoided":
+            self._out.print(f"avoided  {event.why}", soft_wrap=True)
         if event.kind != "ended" or event.record is None:
             return
         failed = event.record.state == "failed"

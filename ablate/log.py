@@ -12,9 +12,10 @@ Lines, all with "time" (UTC, seconds since the epoch):
     {"kind": "epochs", "trial": id, "epochs": [{"epoch": k, "seconds": s, "metrics": {...}}, ...]}
         progress of a long trial, not fsynced, for the live view only; repeated in the end line.
     {"kind": "ended", "trial": id, "record": {...}}     see `Record`; the only line that finishes a trial.
-    {"kind": "lost", "trial": id, "attempt": n, "why": ...}   the worker went away; it will be tried again.
+    {"kind": "lost", "trial": id, "attempt": n, "why": ..., "cause": ...}
+        it failed, or its worker went away, by a cause of `failures.POLICY`; it will be tried again.
     {"kind": "slots", "count": n, "hosts": [...]}   nodes of the cluster came or went; so many trials run at a time.
-    {"kind": "avoided", "node": id, "host": ..., "why": ...}   a node gets no trials from now on.
+    {"kind": "avoided", "node": id, "host": ..., "why": ...}   the node gets no trials from now on.
     {"kind": "left", "how": done|failed|interrupted}   the driver ended by itself.
 """
 
@@ -40,7 +41,7 @@ class Record:
     seed: int
     state: Literal["done", "failed"]
     reason: str = ""
-    """diverged | out_of_memory | error | lost | need; empty when done."""
+    """diverged | out_of_memory | error | lost | need | hung | device (`failures.POLICY`); empty when done."""
     error: str = ""
     """Traceback of the failure, whole."""
     epochs: tuple[Mapping[str, Any], ...] = ()
@@ -94,18 +95,33 @@ class Log:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def append(self, kind: str, *, durable: bool = True, **fields: Any) -> None:
-        """Writes one line whole; returns when it is on disk (`durable`) or with the kernel."""
+        """Writes one line whole; returns when it is on disk (`durable`) or with the kernel.
+
+        Raises:
+            Unwritable: the disk took none of it, or part, which is taken back.
+        """
         self._check()
         line = json.dumps({"kind": kind, "time": time.time()} | fields, separators=(",", ":"), default=_plain)
-        left = memoryview(line.encode() + b"\n")
-        while left:  # a full disk takes part of a line, and raises at the next call
-            left = left[os.write(self._file, left) :]
+        end, left = os.fstat(self._file).st_size, memoryview(line.encode() + b"\n")
+        try:
+            while left:  # a full disk takes part of a line, and raises at the next call
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            os.ftruncate(self._file, end)
+            raise Unwritable(self.path, error) from error
         if durable:
             self.sync()
 
     def sync(self) -> None:
-        """Returns when every line so far is on disk, and elsewhere unless that is away."""
-        os.fsync(self._file)
+        """Returns when every line so far is on disk, and elsewhere unless that is away.
+
+        Raises:
+            Unwritable: it does not get to the disk.
+        """
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise Unwritable(self.path, error) from error
         if self._elsewhere is not None:
             self._elsewhere.sync()
 
@@ -154,6 +170,16 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
                     f"away or cut it at that byte, and `resume` runs what is missing."
                 ) from error
             yield offset, line
+
+
+class Unwritable(RuntimeError):
+    """The log takes no more lines: a full disk, most likely. Those before are whole."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"The log {path} can no longer be written ({error.strerror or error}). Make room or mend the disk. What "
+            f"finished is kept, in the log or in its trial's folder."
+        )
 
 
 class CorruptLog(RuntimeError):

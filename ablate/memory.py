@@ -57,6 +57,17 @@ def peak(device: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def spoiled(device: str) -> str:
+    """Why this process gets no more sense out of its device: an earlier fault; empty where all is well."""
+    if not _on_cuda(device) or not sys.modules["torch"].cuda.is_initialized():
+        return ""
+    try:
+        sys.modules["torch"].cuda.synchronize(device)
+    except RuntimeError as error:
+        return f"{device}: {error}".splitlines()[0]
+    return ""
+
+
 def _tells(line: str) -> bool:
     """Whether it is the line with the peak, which sandboxes leave out."""
     return line.startswith("VmHWM:")

@@ -123,6 +123,18 @@ class Folder:
             newest = max(names, key=lambda name: (len(name), name))
             self.store.get_file(newest, self.path / EXHIBITS / newest.rpartition("/")[2])
 
+    def send(self, name: str) -> None:
+        """Sends one small file of the folder, if that can be done at once."""
+        if self.store is not None:
+            with contextlib.suppress(StoreError):
+                self.store.patient(BRIEF_S).put_file(f"{self.place}/{name}", self.path / name)
+
+    def bring(self, name: str) -> None:
+        """Brings one small file of the folder, if it is there and can be had at once."""
+        if self.store is not None:
+            with contextlib.suppress(StoreError, FileNotFoundError):
+                self.store.patient(BRIEF_S).get_file(f"{self.place}/{name}", self.path / name)
+
     def is_kept(self) -> bool:
         """Whether the home has what another trial would need of this one. Reads no state."""
         if self.store is None or (self.path / UNSENT).exists():

@@ -146,6 +146,12 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         type=amount(zero=True),
         help="how long to wait for a cluster that went away (default: 1800)",
     )
+    group.add_argument(
+        "--hang-after",
+        metavar="SECONDS",
+        type=amount(zero=True),
+        help="a trial without an epoch for so long hangs and is tried again (default: the scale's, or 3600; 0: never)",
+    )
     add_sinks(group)
     group.add_argument("--fresh", action="store_true", help="train stale trials again (see `status`)")
     group.add_argument("--retry-failed", action="store_true", help="train again what failed by an error or diverged")

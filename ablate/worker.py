@@ -8,14 +8,15 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from ablate import checkpoint, exhibits, memory
 from ablate.checkpoint import Checkpoint
+from ablate.failures import PASSING, NeedMissing, Spoiled, is_disk, reason_of
 from ablate.home import Home
 from ablate.lease import hold
 from ablate.lock import Locked
@@ -24,6 +25,8 @@ from ablate.masking import keep_others_out, redact
 from ablate.mirror import Folder
 from ablate.plan import Trial
 from ablate.provenance import combined
+from ablate.watchdog import Watchdog, stacks
+from ablate.watchdog import found as hung_in
 from trainables.config import from_plain
 from trainables.protocol import Diverged, Epoch, Method, Needed, State
 
@@ -49,6 +52,10 @@ class Job:
     """Of the sweep; a record adds what only the worker knows: data_digest, device, threads."""
     code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Method -> file -> digest of what its numbers depend on (`provenance.code_digests`)."""
+    hang_after_s: float = math.inf
+    """A trial without an epoch for so long hangs."""
+    apart: bool = False
+    """The worker's process is its own, not the driver's, and may end when its trial hangs."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +122,18 @@ Message = Began | Progress | Record | Adopted | Back
 
 
 def play(hand: Hand, job: Job, place: Place | None = None) -> Iterator[Message]:
-    """Runs the hand's trials in order. Closing the generator leaves the current one resumable."""
+    """Runs the hand's trials in order. Closing the generator leaves the current one resumable.
+
+    Raises:
+        Spoiled: the process has lost its device to an earlier trial's fault; none of the hand was begun.
+    """
     place, job = place or Place(), replace(job, home=job.home.here())
     keep_others_out()
     begun = time.perf_counter()
+    if why := memory.spoiled(job.device):
+        raise Spoiled(why)
     for position, (trial, attempt) in enumerate(hand.trials):
-        if position and time.perf_counter() - begun > hand.budget_s:
+        if position and (time.perf_counter() - begun > hand.budget_s or memory.spoiled(job.device)):
             yield Back(tuple(trial.id for trial, _ in hand.trials[position:]))
             return
         try:
@@ -138,18 +151,28 @@ def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | R
     Raises:
         lock.Locked: another process trains this trial.
     """
-    folder, copy = job.home.trial(trial.id), Folder(job.home, trial.id)
-    with hold(job.home, folder / "lock", wait_s=LOCK_WAIT_S) as held:
-        copy.fetch()
-        found = checkpoint.ended(folder, trial.id)
-        if found is not None:
-            if copy.owes():
-                copy.finished()
-            yield Adopted(found)
-            return
-        for message in _Run(trial, job, attempt, copy).steps():
-            held.check()
-            yield message
+    run = _Run(trial, job, attempt, Folder(job.home, trial.id))
+    try:
+        with hold(job.home, run.folder / "lock", wait_s=LOCK_WAIT_S) as held:
+            yield from _taken_up(run, held.check)
+    except OSError as error:  # what the method raises is in its record: this is the folder, or the note of the end
+        if not is_disk(error):
+            raise
+        yield run.failed(error)
+
+
+def _taken_up(run: "_Run", check: Callable[[], None]) -> Iterator[Progress | Record | Adopted]:
+    """The trial's folder is held; `check` raises when it is not any more."""
+    run.copy.fetch()
+    found = checkpoint.ended(run.folder, run.trial.id)
+    if found is not None:
+        if run.copy.owes():
+            run.copy.finished()
+        yield Adopted(found)
+        return
+    for message in run.steps():
+        check()
+        yield message
 
 
 class _Run:
@@ -172,15 +195,36 @@ class _Run:
 
     def steps(self) -> Iterator[Progress | Record]:
         try:
-            for epoch in self._trained():
-                yield Progress(self.trial.id, (epoch,))
+            yield from self._watched()
             record = self._record("done")
+        except KeyboardInterrupt:
+            hung = hung_in(self.folder, self.attempt)
+            if not hung:
+                raise
+            record = self._record("failed", "hung", hung)
         except Exception as error:  # whatever a method raises is this trial's result, and the sweep goes on
-            record = self._record("failed", reason_of(error), "".join(traceback.format_exception(error)))
-        if record.reason != "out_of_memory":
+            record = self.failed(error)
+        if record.reason != "disk" and record.reason not in PASSING:
             checkpoint.finish(self.folder, record, stateless=self.stateless)
             self.copy.finished()
         yield record
+
+    def failed(self, error: Exception) -> Record:
+        """The end that an exception makes."""
+        reason = reason_of(error, self.job.home.root)
+        return self._record("failed", reason, "".join(traceback.format_exception(error)))
+
+    def _watched(self) -> Iterator[Progress]:
+        """The epochs, watched where that is asked for; not while whoever asked for one is busy with it."""
+        if self.job.hang_after_s == math.inf:
+            yield from (Progress(self.trial.id, (epoch,)) for epoch in self._trained())
+            return
+        tell = partial(self.copy.send, stacks(self.folder, self.attempt).name)
+        with Watchdog(self.folder, self.attempt, self.job.hang_after_s, apart=self.job.apart, tell=tell) as watchdog:
+            for epoch in self._trained():
+                watchdog.rest()
+                yield Progress(self.trial.id, (epoch,))
+                watchdog.go_on()
 
     def _trained(self) -> Iterator[Mapping[str, Any]]:
         """Epochs as the record stores them, those of earlier attempts not repeated."""
@@ -305,25 +349,8 @@ class _Run:
         )
 
 
-class NeedMissing(RuntimeError):
-    """The end or the final state of a trial that this one needs is gone from the home."""
-
-
 class NotFinite(RuntimeError):
     """A metric, not a loss, that is no number: the method measures something undefined."""
-
-
-def reason_of(error: Exception) -> str:
-    """Why a trial failed, as the record says it: diverged, out_of_memory, need or error."""
-    if isinstance(error, Diverged):
-        return "diverged"
-    if isinstance(error, NeedMissing):
-        return "need"
-    words = str(error).lower()
-    memory = "out of memory" in words or "can't allocate memory" in words or "cannot allocate memory" in words
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or memory:
-        return "out_of_memory"
-    return "error"
 
 
 @lru_cache(maxsize=32)

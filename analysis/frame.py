@@ -28,7 +28,7 @@ TRIAL_COLUMNS: dict[str, str] = {
     "config": "all config fields, as JSON with sorted keys",
     "data": "data specification, as JSON with sorted keys",
     "state": "done | failed | pending",
-    "reason": "why it failed: diverged | out_of_memory | error | lost | need, else empty",
+    "reason": "why it failed: diverged | out_of_memory | error | lost | need | hung | device, else empty",
     "error": "last line of the traceback, else empty",
     "epochs": "epochs completed",
     "data_digest": "SHA-256 of the arrays trained and evaluated on",

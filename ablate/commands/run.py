@@ -1,6 +1,7 @@
 """`run`: train what is missing of a study, then answer its question. A finished study is answered at once."""
 
 import argparse
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 HELD = 3
 INTERRUPTED = 130
-HOW = ("home", "data", "workers", "address", "cpus_per_trial", "gpus_per_trial", "patience", "mlflow", "optuna")
+HOW = (
+    *("home", "data", "workers", "address", "cpus_per_trial", "gpus_per_trial", "patience", "hang_after"),
+    *("mlflow", "optuna"),
+)
 PAIRS = ("resource", "label")
 FLAGS = ("local", "fresh", "retry_failed", "quiet")
 """Options that say how to run, with a value, with several and without; whoever goes on wants them again."""
@@ -73,6 +77,7 @@ def driver_options(home: Home, args: argparse.Namespace) -> "Options":
         patience=AWAY_S if args.patience is None else args.patience,
         mlflow=options.sink(args.mlflow, home.mlflow),
         optuna=options.sink(args.optuna, home.optuna),
+        hang_after=math.inf if args.hang_after == 0 else args.hang_after,
         retry_failed=args.retry_failed,
         fresh=args.fresh,
         command=typed_command(),

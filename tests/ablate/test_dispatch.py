@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ablate.dispatch import Dispatch, Pace
-from ablate.executors import Lost
+from ablate.executors import Lost, Unavailable
 from ablate.home import Home
 from ablate.log import Log, Record, read
 from ablate.plan import plan
@@ -74,7 +74,7 @@ def test_a_lost_hand_of_several_counts_against_none_and_then_each_is_alone(desk)
     assert [line["trial"] for line in lines(desk, "lost")] == [second[0].id]
     assert ids(desk.take()) == [second[0].id]
     assert ids(desk.take()) == [third[0].id]
-    assert desk.losses == {}
+    assert not desk.blame.counts
 
 
 def test_a_trial_that_loses_its_worker_alone_is_failed_after_the_retries(desk):
@@ -93,8 +93,64 @@ def test_when_all_of_ray_goes_no_trial_is_to_blame(desk):
         hands = [desk.take(), desk.take()]
         assert [ids(hand) for hand in hands] == [[IDS[0]], [IDS[1]]]
         desk.hear([Lost(None, "raylet is gone")])
-    assert desk.losses == {}
+    assert not desk.blame.counts
     assert desk.left == len(IDS)
+
+
+def at(desk, hand, node):
+    desk.hear([Began(trial.id, node, f"host-{node}", ()) for trial, _ in hand.trials])
+    return hand
+
+
+def test_a_node_that_goes_costs_its_trials_no_try(desk):
+    for _ in range(5):
+        hand = at(desk, desk.take(), "x")
+        assert ids(hand) == [IDS[0]]
+        desk.hear([Lost(hand.number, "ActorDiedError: preempted", "x", node_died=True)])
+    assert not desk.blame.counts
+    assert {line["cause"] for line in lines(desk, "lost")} == {"node"}
+
+
+def test_a_node_that_fails_what_others_do_gets_no_more_and_the_log_says_so(desk):
+    good = at(desk, desk.take(), "good")
+    for hand in [at(desk, desk.take(), "bad") for _ in range(3)]:
+        assert hand.avoid == ()
+        desk.hear([Lost(hand.number, "killed", "bad")])
+    fresh = [hand for hand in (desk.take() for _ in range(5)) if ids(hand)[0] in IDS[4:]]
+    assert [hand.avoid for hand in fresh] == [("bad",)] * 2
+    (line,) = lines(desk, "avoided")
+    assert (line["node"], line["host"]) == ("bad", "host-bad")
+    assert "3 failures in a row there" in line["why"]
+    assert "host-bad gets no more trials" in next(event.why for event in desk.heard if event.kind == "avoided")
+    play(desk, good)
+
+
+def test_memory_of_the_host_is_recorded_as_memory(desk):
+    for _ in range(3):
+        hand = desk.take()
+        desk.hear([Lost(hand.number, "OutOfMemoryError: Memory on the node was 15.3GB / 15.8GB", "x")])
+    record = next(event.record for event in desk.heard if event.kind == "ended")
+    assert (record.state, record.reason, record.attempts) == ("failed", "out_of_memory", 3)
+
+
+def test_a_full_disk_stops_the_sweep_after_what_came_with_it(desk):
+    hands = [desk.take(), desk.take()]
+    (first, _), (second, _) = (hand.trials[0] for hand in hands)
+    full = dataclasses.replace(done(first), state="failed", reason="disk", error="OSError: No space left on device")
+    with pytest.raises(Unavailable, match="No space left on device"):
+        desk.hear([Began(first.id), full, Began(second.id), done(second)])
+    assert desk.over == {second.id}
+    assert [line["trial"] for line in lines(desk, "ended")] == [second.id]
+    assert [(line["trial"], line["cause"]) for line in lines(desk, "lost")] == [(first.id, "disk")]
+
+
+def test_a_full_disk_of_one_node_of_two_is_kept_off(desk):
+    one, other = at(desk, desk.take(), "x"), at(desk, desk.take(), "y")
+    (trial, _), *_ = one.trials
+    desk.hear([dataclasses.replace(done(trial), state="failed", reason="disk", error="OSError: No space left")])
+    again = desk.take()
+    assert (ids(again), again.avoid) == ([trial.id], ("x",))
+    play(desk, other)
 
 
 def test_what_comes_back_unbegun_was_no_attempt(desk):

@@ -27,6 +27,8 @@ class Walk:
     """Ends after so many epochs, before `epochs`; 0: not."""
     fail: str = ""
     """How to fail in epoch 2: '' | error | diverge | memory | metric | kill."""
+    hang: int = 0
+    """Never comes to the end of this epoch; 0: always."""
     show: str = ""
     """What to leave to look at after even epochs: '' nothing | place | objects | fail."""
     start: Needed | None = None
@@ -48,12 +50,19 @@ def train(
     place = state["place"]
     for index in range(state["epoch"] + 1, (config.stop or config.epochs) + 1):
         time.sleep(config.pause)
+        if index == config.hang:
+            _wait()
         place += config.drift + float(random.normal())
         metrics = {"auroc": place, "loss": abs(place)}
         if index == 2 and config.fail:
             metrics |= _failure(config.fail)
         show = partial(_shown, config.show, place) if config.show and index % 2 == 0 else None
         yield Epoch(index, metrics, partial(_state, index, place, random), show)
+
+
+def _wait() -> None:
+    while True:
+        time.sleep(0.01)
 
 
 def _shown(how: str, place: float) -> dict[str, np.ndarray]:
