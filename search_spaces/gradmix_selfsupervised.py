@@ -5,8 +5,10 @@ left: the first with ResNet-18, the second with all three networks. `gradmix_ssl
 networks of the first: their own epochs hold a linear probe at every so many, so one training serves all three.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
+from typing import Any, Literal
 
 from search_spaces import gradmix
 from search_spaces.gradmix import printed
@@ -16,17 +18,20 @@ from trainables.gradmix import MOCO, PAPER, Config
 from trainables.probes import Config as Probe
 from trainables.protocol import Needed
 
-PROBED = {"intrinsic_dimension": False, "linear_probe": True, "evaluate_every": 40}
+Mix = Literal["none", "cutmix", "gradmix"]
+Network = Literal["resnet18", "resnet34", "resnet50"]
+
+PROBED: Mapping[str, Any] = {"intrinsic_dimension": False, "linear_probe": True, "evaluate_every": 40}
 """What the pre-training itself measures: neighbours and a linear probe after every 40 epochs, as in Figure 5, right."""
 FRAMEWORKS = {
     "simclr": ("SimCLR", replace(PAPER, theta=0.0, lam=1.0, epochs=200, **PROBED)),
     "moco": ("MoCo", replace(MOCO, **PROBED)),
 }
-MIXES = {"none": "no mixing", "cutmix": "CutMix", "gradmix": "GradMix"}
-NETWORKS = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
+MIXES: Mapping[Mix, str] = {"none": "no mixing", "cutmix": "CutMix", "gradmix": "GradMix"}
+NETWORKS: Mapping[Network, str] = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50"}
 
 
-def pretraining(framework: str, network: str, mix: str) -> Config:
+def pretraining(framework: str, network: Network, mix: Mix) -> Config:
     """How an arm's encoder is trained."""
     return replace(FRAMEWORKS[framework][1], network=network, mix=mix)
 
@@ -121,7 +126,7 @@ SECONDARY = (
 CLAIM = "Both mixes raise top-1 and top-5 accuracy for every framework and network, GradMix by more than CutMix."
 PROBES = (
     "The probe is alike for all arms: SGD at 0.1 along a cosine for 100 epochs, crops and flips, its last epoch. The "
-    "authors' script has Adam, four more augmentations, and reports the best epoch by test accuracy; "
+    "authors' script has Adam, changes colours, too, and reports the best epoch by test accuracy; "
     "`trainables.probes.released` has its settings.",
     "The term of CutMix weighs 1 less its patch's area, that of GradMix its patch's area: five times less on average. "
     "gradmix_augmentation_matched shows what that alone does.",
@@ -177,7 +182,7 @@ NETWORK_ARMS = tuple(
     )
     for framework, network, mix in product(FRAMEWORKS, NETWORKS, MIXES)
 )
-FEWER = {
+FEWER: Mapping[str, Mapping[str, Any]] = {
     "laptop": {
         "blocks": LAPTOP.blocks[:2],
         "seconds": 14.0,

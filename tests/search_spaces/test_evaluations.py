@@ -1,9 +1,16 @@
 """Evaluations read networks that other studies train: the same trials, by their ids, at every size that both have."""
 
+from dataclasses import replace
+
 import pytest
 
+from ablate import preflight
+from ablate.home import Home
 from ablate.plan import plan
+from ablate.request import UsageError, on_dataset
 from search_spaces import catalogue
+from trainables.config import ConfigError, to_plain
+from trainables.rmix import IMAGENET
 
 STUDIES = catalogue.imported()
 
@@ -50,6 +57,27 @@ def test_one_training_without_labels_serves_probes_of_all_networks_and_over_epoc
     }
 
 
+def test_training_without_labels_is_the_papers():
+    """Section 4.5 and its code, on all of Tiny-ImageNet, and probed every 40 epochs on the way."""
+    common = {"theta": 0.0, "lam": 1.0, "epochs": 200, "batch": 256, "width": 64, "temperature": 0.05}
+    common |= {"evaluate_every": 40, "linear_probe": True, "stages": "single", "precision": "fp32"}
+    simclr = {"optimizer": "adam", "learning_rate": 1e-3, "schedule": "cosine", "head": "mlp"}
+    moco = {"optimizer": "sgd", "learning_rate": 0.03, "schedule": "steps", "head": "linear", "milestones": [120, 160]}
+    moco |= {"moco_queue": 8192, "moco_momentum": 0.999, "weight_decay": 1e-4, "views": 1}
+    found = plan(STUDIES["gradmix_ssl_networks"], "paper")
+    by_id = {trial.id: trial for trial in found.trials}
+    seen = set()
+    for cell in found.cells:
+        framework, network, mix = cell.arm.split("_")
+        wanted = common | (moco if framework == "moco" else simclr)
+        wanted |= {"ssl": framework, "network": network, "mix": mix}
+        config = by_id[by_id[cell.trial].needs["network"]].config
+        assert {name: config[name] for name in wanted} == wanted
+        seen.add((framework, network, mix))
+    assert len(seen) == 18
+    assert {block.dataset for block in found.scale.blocks} == {"tinyimagenet-closed"}
+
+
 @pytest.mark.parametrize("scale", ["pictures", "gpu"])
 def test_what_goes_on_are_networks_of_the_study_of_methods(scale):
     """Theirs were trained on the other data, which a plan tells by the trial alone."""
@@ -79,3 +107,44 @@ def test_birds_and_cars_go_on_from_the_same_networks():
     found = networks("adautomix_transfer", "paper")
     assert len(found) == 42
     assert len({trial for _, _, trial in found}) == 18
+
+
+LOCALISED = ("rmix_localisation", "rmix_localisation_graph_cuts")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
+@pytest.mark.parametrize("study", LOCALISED)
+def test_localisation_asks_for_boxes_in_the_data(study, scale):
+    """Then data without any are refused when they are opened, before a trial starts."""
+    preflight.check_methods(plan(STUDIES[study], scale))
+    without = replace(STUDIES[study].scale(scale), data={})
+    asked = replace(STUDIES[study], scales=(without,))
+    with pytest.raises(ConfigError, match=r"measured against boxes, and the data '.*' are opened without"):
+        preflight.check_methods(plan(asked, scale))
+
+
+@pytest.mark.parametrize("study", LOCALISED)
+def test_localisation_on_data_that_have_no_boxes_is_refused_before_anything_runs(study, tmp_path):
+    moved = on_dataset(STUDIES[study].scale("smoke"), "digits-closed")
+    asked = replace(STUDIES[study], scales=(moved,))
+    with pytest.raises(UsageError, match="scikit-learn's digits has no boxes"):
+        preflight.check_data(plan(asked, moved.name), Home(tmp_path), None)
+    assert not (tmp_path / "trials").exists()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
+def test_both_studies_of_localisation_share_the_networks_of_rmix(scale):
+    one, other = (networks(study, scale) for study in LOCALISED)
+    assert {cell for cell in one if cell[0] == "rmix"} == {cell for cell in other if cell[0] == "rmix"}
+
+
+def test_table_5_is_trained_as_the_imagenet_path_is():
+    """R-Mix's network on ImageNet is the method's own `IMAGENET`; the others differ in how they mix alone."""
+    found = plan(STUDIES["rmix_localisation"], "paper")
+    by_id = {trial.id: trial for trial in found.trials}
+    configs = {cell.arm: by_id[by_id[cell.trial].needs["network"]].config for cell in found.cells}
+    assert configs["rmix"] == to_plain(IMAGENET)
+    for arm, config in configs.items():
+        changed = {name for name, value in config.items() if value != configs["rmix"][name]}
+        assert changed <= {"mix", "clean_weight", "alpha"}, arm
+        assert (config["clean_weight"] > 0) == (arm == "rmix")
