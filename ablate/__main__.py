@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ablate import doctor, terminal
-from ablate.commands import compare, listing, reproduce, resume, run, show, status, sync, ui
+from ablate.commands import compare, listing, reproduce, resume, run, show, status, steer, sync, ui
 from ablate.commands import report as report_command
 from ablate.log import CorruptLog
 from ablate.masking import keep_others_out
@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "run": (run, "run what is missing of a study, then answer its question"),
     "resume": (resume, "go on with a sweep as it was last launched"),
     "status": (status, "what is done, failed, running and stale; reads files only"),
+    "steer": (steer, "pause, resume or cancel an arm, or add blocks, while it runs"),
     "report": (report_command, "table and report of what is there"),
     "compare": (compare, "several sweeps or homes side by side"),
     "sync": (sync, "rebuild MLflow and Optuna from the log"),

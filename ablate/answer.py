@@ -1,7 +1,7 @@
 """From what the logs of a home hold to the answer: Parquet frame, findings, report, table in the terminal."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from ablate import mirror, terminal
 from ablate.home import Home
 from ablate.log import read
 from ablate.plan import Plan
+from ablate.summary import load
 
 if TYPE_CHECKING:
     from analysis.findings import Findings
@@ -34,6 +35,10 @@ def write(plan: Plan, home: Home) -> Answer:
     frame = records.frame(home, plan)
     records.write(frame, home.frames(plan.sweep))
     findings = contrasts.compare(frame, plan.study)
+    steered = load(home, plan.sweep).standing.steered
+    if steered.arms:
+        said = f"By order, {steered.text}: what is missing of them was left out on purpose."
+        findings = replace(findings, warnings=(said, *findings.warnings))
     page = report.write(
         frame,
         plan.study,

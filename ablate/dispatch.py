@@ -20,6 +20,7 @@ from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
+from ablate.steering import NOTHING, Helm, Steered, extended, withheld
 from ablate.store import Away
 from ablate.worker import Adopted, Back, Began, Hand, Progress
 
@@ -46,15 +47,32 @@ class Dispatch:
         retries: int,
         where: str,
         grow: Callable[[Plan], tuple[Plan, tuple[str, ...]] | None] = lambda _plan: None,
+        launch: Callable[[Plan], tuple[str, ...]] = lambda _plan: (),
+        steered: Steered = NOTHING,
     ) -> None:
-        """`grow`: asked when all is done; a larger plan and what is wanted of it, or None."""
-        self.home, self.watch, self.grow = home, watch, grow
+        """A desk for the trials of the plan that are wanted.
+
+        Args:
+            plan: the sweep.
+            home: where it is kept.
+            wanted: ids to run.
+            watch: hears of every event.
+            retries: how often a trial is tried again.
+            where: host and device, for the log.
+            grow: asked when all is done; a larger plan and what is wanted of it, or None.
+            launch: told of a plan that an order made larger; says what is wanted of it.
+            steered: what the orders so far come to.
+        """
+        self.home, self.watch, self.grow, self.launch = home, watch, grow, launch
+        self.helm = Helm(home, plan.sweep, steered)
         self.sweep, self.sizes = plan.sweep, _sizes(home, plan.sweep)
         self.where = f"{socket.gethostname()}/{where}"
         self.attempts: dict[str, int] = {}
-        self._plan(plan, wanted)
         self.hands: dict[int, dict[str, None]] = {}
         """Number of a hand -> its trials that have not ended."""
+        self.busy: list[str] = []
+        """Trials that another sweep's workers hold."""
+        self._plan(plan, wanted)
         self.begun: dict[str, float] = {}
         """Running trial -> when its epochs last reached the log."""
         self.unsaid: dict[str, list[Mapping[str, Any]]] = {}
@@ -64,8 +82,6 @@ class Dispatch:
         """Why nothing can be trained any more."""
         self.alone: set[str] = set()
         """Trials of a lost hand: from then on each is a hand of its own, so that the next loss has a cause."""
-        self.busy: list[str] = []
-        """Trials that another sweep's workers hold."""
         self.pace = Pace()
         self.over: set[str] = set()
         """Trials that ended here."""
@@ -77,13 +93,17 @@ class Dispatch:
         """From now on it is this plan's trials that are handed out."""
         self.plan, self.entries = plan, ledger(self.home)
         finished = {ident: entry.record for ident, entry in self.entries.items() if entry.record is not None}
-        self.scheduler = Scheduler(plan, finished, wanted)
+        out = {*self.busy, *(ident for hand in self.hands.values() for ident in hand)}
+        self.scheduler = Scheduler(plan, finished, wanted, out)
+        self.scheduler.withhold(*withheld(plan, self.helm.steered.arms))
         self.trials = {trial.id: trial for trial in plan.trials}
-        self.attempts |= {ident: self._entry(ident).attempts for ident in wanted}
+        self.attempts |= {ident: self._entry(ident).attempts for ident in wanted if ident not in out}
 
     def open(self, log: Log, slots: int) -> None:
         """From now on hands may be taken, so many at a time."""
         self.log, self.slots = log, slots
+        if self.helm.steered.arms:
+            self.watch(Event("ordered", why=self.helm.steered.text, steered=self.helm.steered.arms))
 
     @property
     def left(self) -> int:
@@ -92,6 +112,7 @@ class Dispatch:
 
     def take(self) -> Hand | None:
         """The next hand for a free worker; one without trials: later; None: nothing is left."""
+        self._steer()
         if not self.left:
             return None
         trials = self._deal()
@@ -107,7 +128,8 @@ class Dispatch:
             self.hands[self.handed] = {trial.id: None for trial in trials}
             self._begin(trials[0].id)
         dealt = tuple((trial, self.attempts[trial.id]) for trial in trials)
-        return Hand(self.handed, dealt, HAND_S, avoid=self.blame.avoid(tuple(trial.id for trial in trials)))
+        avoid = self.blame.avoid(tuple(trial.id for trial in trials))
+        return Hand(self.handed, dealt, HAND_S, avoid=avoid, token=self.helm.token(self.handed))
 
     def _deal(self) -> list[Trial]:
         size = self.pace.size(self.left, self.slots)
@@ -142,6 +164,7 @@ class Dispatch:
         Raises:
             Unavailable: a full disk ends the sweep.
         """
+        self._steer()
         for message in messages:
             if isinstance(message, Record):
                 self._end(message)
@@ -250,10 +273,30 @@ class Dispatch:
             self._plan(*more)
             self.watch(Event("grown", plan=self.plan))
 
+    def _steer(self) -> None:
+        """Takes up what was ordered since it last looked."""
+        orders = self.helm.orders(self.plan)
+        for order in orders:
+            self.log.append("ordered", **order.line)
+            larger = self.plan if order.refused else extended(self.plan, order)
+            if larger is not self.plan:
+                self._plan(larger, self.launch(larger))
+                self.watch(Event("grown", plan=larger))
+            self.watch(Event("ordered", why=order.text, steered=self.helm.steered.arms))
+        if orders:
+            off = withheld(self.plan, self.helm.steered.arms)
+            self.scheduler.withhold(*off)
+            self.helm.call_back({i: number for number, hand in self.hands.items() for i in hand}, off[0] | off[1])
+
     def _back(self, back: Back) -> None:
         for ident in back.trials:
+            begun = ident in self.begun
             self._put_down(ident)
-            self.attempts[ident] -= 1
+            if back.stopped and begun:
+                self.log.append("stopped", trial=ident, attempt=self.attempts[ident])
+                self.watch(Event("stopped", ident, self.attempts[ident]))
+            else:
+                self.attempts[ident] -= 1
             if back.busy:
                 self.busy.append(ident)
             else:
@@ -286,6 +329,7 @@ class Dispatch:
 
     def _put_down(self, ident: str) -> None:
         """The trial runs no longer, for whatever reason."""
+        self.helm.back(ident)
         self.begun.pop(ident, None)
         self.unsaid.pop(ident, None)
         for number, hand in list(self.hands.items()):

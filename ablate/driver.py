@@ -29,7 +29,9 @@ from ablate.lock import Locked
 from ablate.log import Entry, Log, Record, Unwritable, launched, ledger
 from ablate.nodes import Resources
 from ablate.plan import Plan, Trial
+from ablate.steering import Steered, foreseen, withheld
 from ablate.store import PATIENCE_S
+from ablate.summary import Keeper, load
 from ablate.worker import Job
 
 if TYPE_CHECKING:
@@ -128,10 +130,10 @@ def run(
         Refused: the options cannot be met; nothing was written.
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
-    asked, plan = plan, _grown(plan, options)
+    asked, plan = plan, _grown(_foreseen(plan, options)[0], options)
     with _stoppable():
         try:
-            if not _wanted(plan, options):
+            if not _due(plan, options, _wanted(plan, options)):
                 with _held(plan, options) as held:
                     _check_sinks(options)
                     return _nothing_to_do(plan, options, held)
@@ -142,9 +144,9 @@ def run(
                 check()
                 _check_sinks(options)
                 with _held(plan, options) as held:
-                    plan = _grown(plan, options)  # another driver may have trained some by now
+                    plan = _grown(_foreseen(plan, options)[0], options)  # another driver may have trained some by now
                     wanted = _wanted(plan, options)
-                    if not wanted:
+                    if not _due(plan, options, wanted):
                         return _nothing_to_do(plan, options, held)
                     if plan is not asked:
                         watch(Event("grown", plan=plan))
@@ -180,6 +182,15 @@ def _wanted(plan: Plan, options: Options) -> tuple[str, ...]:
     return pending(plan, options.home, retry_failed=options.retry_failed, fresh=options.fresh)
 
 
+def _due(plan: Plan, options: Options, wanted: tuple[str, ...]) -> bool:
+    """Whether any of it is not cancelled."""
+    return not withheld(plan, _foreseen(plan, options)[1].arms)[1].issuperset(wanted)
+
+
+def _foreseen(plan: Plan, options: Options) -> tuple[Plan, Steered]:
+    return foreseen(options.home, plan, load(options.home, plan.sweep).standing.steered)
+
+
 def pending(plan: Plan, home: Home, *, retry_failed: bool = False, fresh: bool = False) -> tuple[str, ...]:
     """Ids of the plan's trials that `run` would train or adopt now, in order. Reads the logs only."""
     entries = ledger(home)
@@ -208,12 +219,24 @@ def _drive(
 
     def grow(plan: Plan) -> tuple[Plan, tuple[str, ...]] | None:
         larger = _grown(plan, options, desk.over)
-        if larger is plan:
-            return None
-        log.append("sweep", **_launch(larger, options, executor.job.provenance))
-        return larger, tuple(ident for ident in _wanted(larger, options) if ident not in desk.over)
+        return None if larger is plan else (larger, launch(larger))
 
-    desk = Dispatch(plan, options.home, wanted, watch, retries=options.retries, where=_device(plan, options), grow=grow)
+    def launch(larger: Plan) -> tuple[str, ...]:
+        log.append("sweep", **_launch(larger, options, executor.job.provenance), extends=True)
+        return tuple(ident for ident in _wanted(larger, options) if ident not in desk.over)
+
+    where, steered = _device(plan, options), load(options.home, plan.sweep).standing.steered
+    desk = Dispatch(
+        plan,
+        options.home,
+        wanted,
+        watch,
+        retries=options.retries,
+        where=where,
+        grow=grow,
+        launch=launch,
+        steered=steered,
+    )
     try:
         slots = executor.slots()
     except Unavailable as error:
@@ -230,14 +253,14 @@ def _drive(
     finally:
         late = log.close(wait_s)
     delivered = follower.finish(DELIVER_S) if follower else None
-    message = " ".join(filter(None, [stopped, late, _projected(plan, options)]))
+    message = " ".join(filter(None, [stopped, late, _projected(plan, options), _not_run(desk.plan, options, result)]))
     return replace(result, message=message, delivered=delivered)
 
 
 def _log(plan: Plan, options: Options, held: Hold) -> Log:
-    """The sweep's log, kept in the home's object store too where it has one."""
+    """The sweep's log, kept in the home's object store too where it has one, and its summary beside it."""
     home = options.home
-    return Log(home.log(plan.sweep), segments.push(home, plan.sweep), held.check)
+    return Log(home.log(plan.sweep), segments.push(home, plan.sweep), held.check, Keeper(home, plan.sweep).hear)
 
 
 def _listen(desk: "Dispatch", executor: Executor, plan: Plan, options: Options) -> tuple[str, Any]:
@@ -318,7 +341,17 @@ def _nothing_to_do(plan: Plan, options: Options, held: Hold) -> Result:
             log.append("left", how="done")
         finally:
             log.close(PARTING_S)
-    return _result(plan, options.home)
+    result = _result(plan, options.home)
+    return replace(result, message=_not_run(plan, options, result))
+
+
+def _not_run(plan: Plan, options: Options, result: Result) -> str:
+    """What orders kept from being run, and how it comes back."""
+    steered = _foreseen(plan, options)[1]
+    cancelled = withheld(plan, steered.arms)[1].intersection(result.pending)
+    if not cancelled:
+        return ""
+    return f"{steered.text}: {len(cancelled)} trials were not run. `steer STUDY resume ARM`, then `resume`, runs them."
 
 
 def _job(plan: Plan, options: Options) -> Job:

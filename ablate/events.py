@@ -12,7 +12,7 @@ from ablate.plan import Plan
 class Event:
     """What `watch` hears, in the driver's process, after the log has it."""
 
-    kind: Literal["started", "epoch", "ended", "lost", "avoided", "grown"]
+    kind: Literal["started", "epoch", "ended", "lost", "avoided", "stopped", "ordered", "grown"]
     trial: str = ""
     attempt: int = 1
     epoch: int = 0
@@ -22,6 +22,8 @@ class Event:
     record: Record | None = None
     """For 'ended'."""
     why: str = ""
-    """For 'lost', and for 'avoided': which node, and why."""
+    """For 'lost', for 'avoided' (which node, and why), and for 'ordered' (what, and by whom)."""
     plan: Plan | None = None
-    """For 'grown': the plan with what a tuning study tries next."""
+    """For 'grown': the plan with what a tuning study tries next, or what an order added."""
+    steered: Mapping[str, str] | None = None
+    """For 'ordered': arms that are paused or cancelled now."""

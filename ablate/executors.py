@@ -33,6 +33,8 @@ LATER_S = 0.2
 START_S = 900.0
 """Ray starts within about 3 s; on a machine whose cores others hold it was seen to take minutes."""
 STOP_S = 5.0
+TICK_S = 1.0
+"""The driver hears at least so often, if only that nobody said anything: then it looks for orders."""
 ANSWER_S = 10.0
 AWAY_S = 1800.0
 """How long a cluster's head may be away: a reboot, a machine that has to be found first."""
@@ -358,6 +360,9 @@ class _Child:
 
     def messages(self, take: Take) -> Generator[list[Said], None, None]:
         while True:
+            if not self.connection.poll(TICK_S):
+                yield []
+                continue
             kind, content = self._receive()
             if kind == "take":
                 self._send(take())

@@ -44,6 +44,14 @@ class Home:
         """Held (flock) by the driver of the sweep; says who."""
         return self.logs / f"{sweep}.lock"
 
+    def summary(self, sweep: str) -> Path:
+        """The log in short, made from it."""
+        return self.logs / f"{sweep}.summary"
+
+    def orders(self, sweep: str) -> Path:
+        """What people ordered while the sweep runs, a file each."""
+        return self.logs / f"{sweep}.orders"
+
     def trial(self, ident: str) -> Path:
         """Checkpoint, lock and notes of one trial."""
         return self.root / "trials" / ident[:2] / ident

@@ -32,6 +32,7 @@ class State:
         self._trials = {trial.id: trial for trial in plan.trials}
         self._entries = dict(entries)
         self._epochs: dict[str, int] = {}
+        self._steered: Mapping[str, str] = {}
         self._ended = 0
         self._anchor: tuple[float, float] | None = None
         """Clock and trials finished when the first epoch came in: before that, workers were starting."""
@@ -45,6 +46,8 @@ class State:
                 assert event.plan is not None
                 self.plan = event.plan
                 self._trials = {trial.id: trial for trial in event.plan.trials}
+            elif event.kind == "ordered":
+                self._steered = event.steered or {}
             elif event.kind == "started":
                 self._epochs[event.trial] = 0
             elif event.kind == "epoch":
@@ -60,7 +63,7 @@ class State:
     def now(self) -> tuple[Progress, float | None]:
         """Progress, and the seconds left at the pace so far; None while nothing tells it."""
         with self._lock:
-            found = progress(self.plan, self._entries, self._epochs.keys())
+            found = progress(self.plan, self._entries, self._epochs.keys(), self._steered)
             if self._anchor is None:
                 return found, None
             since, before = self._anchor
@@ -153,6 +156,8 @@ class Lines:
             )
         if event.kind == "avoided":
             self._out.print(f"avoided  {event.why}", soft_wrap=True)
+        if event.kind == "ordered":
+            self._out.print(f"ordered  {event.why}", soft_wrap=True)
         if event.kind != "ended" or event.record is None:
             return
         failed = event.record.state == "failed"

@@ -7,7 +7,8 @@ all. MLflow, Optuna, Parquet and reports are projections of these files.
 Lines, all with "time" (UTC, seconds since the epoch):
     {"kind": "sweep", "study": {...}, "scale": ..., "arms": [...]|null, "blocks": n|null, "command": ...,
      "provenance": {...}}
-        a driver started. The last one of a file is the sweep as it was launched.
+        a driver started; with "extends": true it went on, with more arms or blocks. The last one of a file is the
+        sweep as it was launched.
     {"kind": "started", "trial": id, "attempt": n, "where": host/device}
     {"kind": "epochs", "trial": id, "epochs": [{"epoch": k, "seconds": s, "metrics": {...}}, ...]}
         progress of a long trial, not fsynced, for the live view only; repeated in the end line.
@@ -16,13 +17,16 @@ Lines, all with "time" (UTC, seconds since the epoch):
         it failed, or its worker went away, by a cause of `failures.POLICY`; it will be tried again.
     {"kind": "slots", "count": n, "hosts": [...]}   nodes of the cluster came or went; so many trials run at a time.
     {"kind": "avoided", "node": id, "host": ..., "why": ...}   the node gets no trials from now on.
+    {"kind": "ordered", "order": name, "do": ..., "arms": [...], "blocks": n|null, "by": ..., "refused": ...}
+        the driver took up what somebody ordered (`ablate.steering`); the arms' states follow from these lines.
+    {"kind": "stopped", "trial": id, "attempt": n}   given back after an epoch because of an order.
     {"kind": "left", "how": done|failed|interrupted}   the driver ended by itself.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -68,6 +72,8 @@ class Entry:
     attempts: int = 0
     started: float = 0.0
     progress: list[Mapping[str, Any]] = field(default_factory=list)
+    reached: Mapping[str, Sequence[float]] | None = None
+    """Where the record came from a summary, without epochs: what its metrics came to (`summary.reached`)."""
 
 
 class Elsewhere(Protocol):
@@ -86,11 +92,22 @@ class Log:
     """The log of one sweep, open for appending. Hold the sweep's lock before opening."""
 
     def __init__(
-        self, path: Path, elsewhere: Elsewhere | None = None, check: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        elsewhere: Elsewhere | None = None,
+        check: Callable[[], None] = lambda: None,
+        heard: Callable[[Mapping[str, Any], int, int], None] = lambda *_line: None,
     ) -> None:
-        """`check`: raises where the sweep is not held any more; asked before every line."""
+        """A log to append to.
+
+        Args:
+            path: its file.
+            elsewhere: where it is kept too.
+            check: raises where the sweep is not held any more; asked before every line.
+            heard: told of every line, and of its bytes in the file, from and to.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._elsewhere, self._check = path, elsewhere, check
+        self.path, self._elsewhere, self._check, self._heard = path, elsewhere, check, heard
         self._cut_torn_line()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
@@ -101,16 +118,18 @@ class Log:
             Unwritable: the disk took none of it, or part, which is taken back.
         """
         self._check()
-        line = json.dumps({"kind": kind, "time": time.time()} | fields, separators=(",", ":"), default=_plain)
-        end, left = os.fstat(self._file).st_size, memoryview(line.encode() + b"\n")
+        said = {"kind": kind, "time": time.time()} | fields
+        line = json.dumps(said, separators=(",", ":"), default=_plain).encode() + b"\n"
+        start, left = os.fstat(self._file).st_size, memoryview(line)
         try:
             while left:  # a full disk takes part of a line, and raises at the next call
                 left = left[os.write(self._file, left) :]
         except OSError as error:
-            os.ftruncate(self._file, end)
+            os.ftruncate(self._file, start)
             raise Unwritable(self.path, error) from error
         if durable:
             self.sync()
+        self._heard(said, start, start + len(line))
 
     def sync(self) -> None:
         """Returns when every line so far is on disk, and elsewhere unless that is away.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from ablate.log import Entry, Record
 from ablate.plan import Plan, Trial
+from ablate.steering import withheld
+from ablate.summary import chosen
 from search_spaces.study import Outcome
 
 
@@ -24,6 +26,8 @@ class ArmProgress:
     done: int
     failed: int
     running: int
+    steered: str
+    """paused | cancelled, by an order; else empty."""
     mean: float | None
     """Mean of the primary outcome over the blocks done, in the metric's own unit; None before the first."""
     measured: int
@@ -43,22 +47,39 @@ class Progress:
     done: int
     failed: int
     running: int
+    paused: int
+    """Of the trials that have not ended, those that an order holds back."""
+    cancelled: int
+    """And those that will not be run."""
     arms: tuple[ArmProgress, ...]
     failures: tuple[tuple[Trial, Record], ...]
 
     @property
     def pending(self) -> int:
-        """Trials not begun."""
-        return self.total - self.done - self.failed - self.running
+        """Trials not begun, that will be."""
+        return self.total - self.done - self.failed - self.running - self.paused - self.cancelled
 
     @property
     def remaining(self) -> int:
-        """Trials that have not ended."""
+        """Trials that are to run on or to begin."""
         return self.pending + self.running
 
 
-def progress(plan: Plan, entries: Mapping[str, Entry], running: Collection[str] = ()) -> Progress:
-    """The state of every trial of the plan; `running` are the ids that a live driver works on."""
+def progress(
+    plan: Plan,
+    entries: Mapping[str, Entry],
+    running: Collection[str] = (),
+    steered: Mapping[str, str] | None = None,
+) -> Progress:
+    """The state of every trial of the plan.
+
+    Args:
+        plan: the sweep.
+        entries: what the logs say of its trials.
+        running: ids that a live driver works on.
+        steered: arms that are paused or cancelled.
+    """
+    steered = steered or {}
     states = {trial.id: _state(entries.get(trial.id), trial.id in running) for trial in plan.trials}
     counts = Counter(states.values())
     failures = tuple(
@@ -74,7 +95,7 @@ def progress(plan: Plan, entries: Mapping[str, Entry], running: Collection[str] 
         values = [
             value
             for trial in trials
-            if states[trial] == "done" and (value := outcome_of(entries[trial].record, plan.study.outcome)) is not None
+            if states[trial] == "done" and (value := _outcome(entries[trial], plan.study.outcome)) is not None
         ]
         arms.append(
             ArmProgress(
@@ -84,15 +105,19 @@ def progress(plan: Plan, entries: Mapping[str, Entry], running: Collection[str] 
                 done=own.count("done"),
                 failed=own.count("failed"),
                 running=own.count("running"),
+                steered=steered.get(arm.name, ""),
                 mean=statistics.fmean(values) if values else None,
                 measured=len(values),
             )
         )
+    paused, cancelled = (sum(states[i] == "pending" for i in off) for off in withheld(plan, steered))
     return Progress(
         total=len(states),
         done=counts["done"],
         failed=counts["failed"],
         running=counts["running"],
+        paused=paused,
+        cancelled=cancelled,
         arms=tuple(arms),
         failures=failures,
     )
@@ -111,6 +136,14 @@ def outcome_of(record: Record | None, outcome: Outcome) -> float | None:
     curve = [epoch["metrics"].get(outcome.metric, math.nan) for epoch in record.epochs] if record else []
     value = selection.select(curve, outcome.select, outcome.higher_is_better)
     return value if math.isfinite(value) else None
+
+
+def _outcome(entry: Entry, outcome: Outcome) -> float | None:
+    """The same of a trial's entry, which may be in short."""
+    if entry.reached is None:
+        return outcome_of(entry.record, outcome)
+    values = entry.reached.get(outcome.metric)
+    return None if values is None else chosen(values, outcome.select, outcome.higher_is_better)
 
 
 def time_left(finished: float, remaining: float, elapsed: float) -> float | None:

@@ -103,6 +103,8 @@ class Sweep:
     _cells: dict[str, list[Cell]] = field(default_factory=dict)
     _trials: dict[str, Trial] = field(default_factory=dict)
     _starts: dict[str, float] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+    """Trials given back because of an order; they run again when it is lifted."""
     _progress: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
 
     def read(self) -> list[str]:
@@ -135,7 +137,8 @@ class Sweep:
     def running(self, now: float, after: float) -> list[str]:
         """Trials that started at least `after` seconds ago and have not ended."""
         started = self._starts.items()
-        return [t for t, start in started if t in self._trials and t not in self.records and now - start >= after]
+        out = self.records.keys() | self.stopped
+        return [t for t, start in started if t in self._trials and t not in out and now - start >= after]
 
     def standing(self) -> Standing:
         """How many of the wanted trials are done, failed, pending."""
@@ -201,8 +204,11 @@ class Sweep:
                 self._starts.pop(trial, None)
                 self._progress.pop(trial, None)
             self._starts.setdefault(trial, line["time"])
+            self.stopped.discard(trial)
         elif kind == "epochs":
             self._progress.setdefault(trial, {}).update({row["epoch"]: row for row in line["epochs"]})
+        elif kind == "stopped":
+            self.stopped.add(trial)
         elif kind == "ended":
             self.records[trial] = _record(line)
             self._progress.pop(trial, None)

@@ -128,15 +128,16 @@ def narrowed(whole: Plan, args: argparse.Namespace) -> Plan:
     return plan(whole.study, whole.scale.name, arms=args.arms, blocks=args.blocks)
 
 
-def sweeps_of(home: Home, reference: str | None) -> list[str]:
-    """Names of the sweeps that were launched in the home, all or of one study."""
+def sweeps_of(home: Home, reference: str | None, launches: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """Names of the sweeps that were launched in the home, all or of one study; `launches`: their lines, where known."""
     names = [path.name.removesuffix(".jsonl") for path in sorted(home.logs.glob("*@*.jsonl"))]
     if reference is None:
         return names
     if ".py" not in reference:
         return [name for name in names if name.partition("@")[0] == reference]
     # By what was launched: importing the user's file may cost seconds.
-    own = [name for name in names if (line := launched(home, name)) and _is_of(line["study"], reference)]
+    found = {name: launched(home, name) for name in names} if launches is None else launches
+    own = [name for name in names if (line := found.get(name)) and _is_of(line["study"], reference)]
     return own or [name for name in names if name.partition("@")[0] == study_of(reference).name]
 
 

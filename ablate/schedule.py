@@ -37,8 +37,10 @@ class StorageError(RuntimeError):
 class Scheduler:
     """What to run next: the plan's order (block-major, so that a killed sweep is balanced), needed trials first."""
 
-    def __init__(self, plan: Plan, finished: Mapping[str, Record], wanted: Collection[str]) -> None:
-        """`finished`: ends that stand, by id. `wanted`: ids of the plan to run now."""
+    def __init__(
+        self, plan: Plan, finished: Mapping[str, Record], wanted: Collection[str], handed: Collection[str] = ()
+    ) -> None:
+        """`finished`: ends that stand, by id. `wanted`: ids of the plan to run now; `handed`: those that run."""
         self.order = {trial.id: position for position, trial in enumerate(plan.trials)}
         self.idents = tuple(self.order)
         self.trials = {trial.id: trial for trial in plan.trials}
@@ -51,34 +53,66 @@ class Scheduler:
         self.numbers: dict[str, int] = {}
         self.ready: list[int] = []
         self.handed: set[str] = set()
+        self.paused: frozenset[str] = frozenset()
+        self.cancelled: frozenset[str] = frozenset()
+        self.aside: set[str] = set()
+        """Paused ones that could start."""
+        self.off: set[str] = set()
+        """Cancelled ones that could start."""
+        self.blocked_off = 0
+        """Cancelled ones that could not."""
         self.blocked: dict[str, set[str]] = {}
         self.dependants: dict[str, list[str]] = {}
         for ident in self.order:
-            if ident in wanted:
+            if ident in handed:
+                self._hand(ident)
+            elif ident in wanted:
                 self._enter(ident, wanted)
 
     @property
     def left(self) -> int:
-        """Wanted trials that have not ended."""
-        return len(self.ready) + len(self.blocked) + len(self.handed)
+        """Wanted trials that have not ended and are not cancelled."""
+        return len(self.ready) + len(self.aside) + len(self.blocked) - self.blocked_off + len(self.handed)
+
+    def withhold(self, paused: frozenset[str], cancelled: frozenset[str]) -> None:
+        """From now on hands out none of these, but all others again. What is handed out already is not concerned."""
+        free = [*(self.idents[place] for place in self.ready), *self.aside, *self.off]
+        for places in (self.ready, self.aside, self.off):
+            places.clear()
+        self.paused, self.cancelled = paused, cancelled
+        self.blocked_off = len(self.blocked.keys() & cancelled)
+        for ident in free:
+            self._free(ident)
 
     def next(self) -> Trial | None:
         """The next trial whose needs are done; None: nothing can start now (or, with `left` 0, nothing is left)."""
         if not self.ready:
             return None
-        ident = self.idents[heapq.heappop(self.ready)]
+        return self.trials[self._hand(self.idents[heapq.heappop(self.ready)])]
+
+    def _hand(self, ident: str) -> str:
+        """Asks Optuna for the trial; returns the one that it gave."""
         if ident not in self.numbers:
             self.study.enqueue_trial(self.places[ident], user_attrs={"trial": ident})
             asked = self.study.ask(fixed_distributions=self.distributions)
             ident = asked.user_attrs["trial"]
             self.numbers[ident] = asked.number
         self.handed.add(ident)
-        return self.trials[ident]
+        return ident
+
+    def _free(self, ident: str) -> None:
+        """The trial could start: it may be handed out, unless it is withheld."""
+        if ident in self.cancelled:
+            self.off.add(ident)
+        elif ident in self.paused:
+            self.aside.add(ident)
+        else:
+            heapq.heappush(self.ready, self.order[ident])
 
     def again(self, ident: str) -> None:
         """Takes a trial back that was handed out and did not end; in Optuna's study it stays the same running trial."""
         self.handed.discard(ident)
-        heapq.heappush(self.ready, self.order[ident])
+        self._free(ident)
 
     def tell(self, record: Record) -> list[str]:
         """Notes an end. Returns the ids that can never run because of it: tell them too, as failed by need."""
@@ -94,12 +128,10 @@ class Scheduler:
             if ident not in self.blocked:
                 continue
             self.blocked[ident].discard(record.trial)
-            if record.state == "failed":
+            if record.state == "failed" or not self.blocked[ident]:
                 del self.blocked[ident]
-                hopeless.append(ident)
-            elif not self.blocked[ident]:
-                del self.blocked[ident]
-                heapq.heappush(self.ready, self.order[ident])
+                self.blocked_off -= ident in self.cancelled
+                hopeless.append(ident) if record.state == "failed" else self._free(ident)
         return hopeless
 
     def _enter(self, ident: str, wanted: Collection[str]) -> None:
@@ -109,7 +141,7 @@ class Scheduler:
         if needs:
             self.blocked[ident] = needs
         else:
-            heapq.heappush(self.ready, self.order[ident])
+            self._free(ident)
 
     def _told(self, record: Record) -> FrozenTrial:
         return _frozen(record, self.places[record.trial], self.distributions, (self.metric,))

@@ -119,6 +119,8 @@ def tally(state: Progress, left: float | None = None) -> Text:
     parts += [(f"{state.failed} failed", "bold red")] if state.failed else []
     parts += [(f"{state.running} running", "cyan")] if state.running else []
     parts += [(f"{state.pending} pending", "")] if state.pending else []
+    parts += [(f"{state.paused} paused", "yellow")] if state.paused else []
+    parts += [(f"{state.cancelled} cancelled", "yellow")] if state.cancelled else []
     parts += [(f"about {display.seconds(left)} left", "")] if left is not None and state.remaining else []
     return Text(", ").join(Text(text, style=style) for text, style in parts)
 
@@ -149,7 +151,8 @@ def arm_table(plan: Plan, state: Progress, width: int) -> RenderableType:
     columns.append(f"mean {outcome.label}{unit} so far")
     rows: list[list[str | Text]] = []
     for arm in state.arms:
-        mark = " (baseline)" if arm.arm == plan.study.baseline else ""
+        said = [name for name in ("baseline" if arm.arm == plan.study.baseline else "", arm.steered) if name]
+        mark = f" ({', '.join(said)})" if said else ""
         row: list[str | Text] = [arm.label + mark, bar(arm, 12 if width >= 100 else 6), f"{arm.done}/{arm.total}"]
         row += [Text(str(arm.failed or ""), style="bold red")] if failed else []
         row += [Text(str(arm.running or ""), style="cyan")] if running else []

@@ -371,6 +371,8 @@ class Projector:
             self._shown = now
             for trial in self.sweep.running(now, LIVE_AFTER):
                 self._store.show(self.sweep.run(trial))
+            for trial in self.sweep.stopped & self._store.known.keys():
+                self._store.deliver(self.sweep.run(trial, leaving=True))
 
     @contextlib.contextmanager
     def _outages(self, now: float) -> Iterator[None]:

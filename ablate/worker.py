@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from ablate import checkpoint, exhibits, memory
+from ablate import checkpoint, exhibits, memory, steering
 from ablate.checkpoint import Checkpoint
 from ablate.failures import PASSING, NeedMissing, Spoiled, is_disk, reason_of
 from ablate.home import Home
@@ -79,6 +79,8 @@ class Hand:
     """What its worker gets, may be a fraction; None: as every trial."""
     avoid: tuple[str, ...] = ()
     """Ids of nodes where it must not be run."""
+    token: str = ""
+    """What a stop file must say to be meant for this hand."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ class Began:
 
 @dataclass(frozen=True)
 class Back:
-    """Trials handed back as they were: not begun, or (`busy`) held by another sweep's worker."""
+    """Trials handed back as they were: not begun, or (`busy`) held by another sweep's worker, or (`stopped`) because
+    their driver asked for it, with the state after their last epoch kept.
+    """
 
     trials: tuple[str, ...]
     busy: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,22 +141,28 @@ def play(hand: Hand, job: Job, place: Place | None = None) -> Iterator[Message]:
         if position and (time.perf_counter() - begun > hand.budget_s or memory.spoiled(job.device)):
             yield Back(tuple(trial.id for trial, _ in hand.trials[position:]))
             return
+        if steering.stop_asked(job.home, trial.id, hand.token, saving=False):
+            yield Back((trial.id,), stopped=True)
+            continue
         try:
             yield Began(trial.id, place.node, place.host, place.gpus)
-            yield from run_trial(trial, job, attempt)
+            yield from run_trial(trial, job, attempt, hand.token)
         except Locked:
             yield Back((trial.id,), busy=True)
+        except Stopped:
+            yield Back((trial.id,), stopped=True)
 
 
-def run_trial(trial: Trial, job: Job, attempt: int = 1) -> Iterator[Progress | Record | Adopted]:
+def run_trial(trial: Trial, job: Job, attempt: int = 1, token: str = "") -> Iterator[Progress | Record | Adopted]:
     """Trains `trial` from its last checkpoint on, or adopts its end; yields progress, and its record last.
 
-    Closing the generator leaves the trial resumable and lets go of it.
+    Closing the generator leaves the trial resumable and lets go of it. `token`: what a stop file must say.
 
     Raises:
         lock.Locked: another process trains this trial.
+        Stopped: the driver asked for it back.
     """
-    run = _Run(trial, job, attempt, Folder(job.home, trial.id))
+    run = _Run(trial, job, attempt, Folder(job.home, trial.id), token)
     try:
         with hold(job.home, run.folder / "lock", wait_s=LOCK_WAIT_S) as held:
             yield from _taken_up(run, held.check)
@@ -178,8 +189,9 @@ def _taken_up(run: "_Run", check: Callable[[], None]) -> Iterator[Progress | Rec
 class _Run:
     """One attempt at a trial, the trial's folder held."""
 
-    def __init__(self, trial: Trial, job: Job, attempt: int, copy: Folder) -> None:
+    def __init__(self, trial: Trial, job: Job, attempt: int, copy: Folder, token: str) -> None:
         self.trial, self.job, self.attempt, self.copy, self.folder = trial, job, attempt, copy, copy.path
+        self.token = token
         self.last: Checkpoint | None = None
         self.notes: tuple[str, ...] = ()
         self.captured = 0
@@ -202,6 +214,8 @@ class _Run:
             if not hung:
                 raise
             record = self._record("failed", "hung", hung)
+        except Stopped:
+            raise
         except Exception as error:  # whatever a method raises is this trial's result, and the sweep goes on
             record = self.failed(error)
         if record.reason != "disk" and record.reason not in PASSING:
@@ -283,13 +297,18 @@ class _Run:
             self.epochs.append(row)
             self._show(epoch)
             wait_s = max(CHECKPOINT_EVERY_S, write_s / CHECKPOINT_SHARE)
-            if not length or epoch.index >= length or now - saved_at >= wait_s:
+            last = length is not None and 0 < length <= epoch.index
+            due = not length or last or now - saved_at >= wait_s
+            stop = not last and steering.stop_asked(self.job.home, self.trial.id, self.token, saving=due)
+            if due or stop:
                 if self.measured:
                     row["peak_memory_bytes"] = memory.peak(self.job.device)
                 self._save(epoch)
                 saved_at = time.perf_counter()
                 write_s = saved_at - now
             yield row
+            if stop:
+                raise Stopped
             lap = time.perf_counter()
 
     def _show(self, epoch: Epoch) -> None:
@@ -347,6 +366,10 @@ class _Run:
             provenance=self.provenance,
             notes=tuple(map(redact, self.notes)),
         )
+
+
+class Stopped(Exception):
+    """The driver asked for the trial back; its state after the last epoch is kept."""
 
 
 class NotFinite(RuntimeError):

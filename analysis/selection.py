@@ -4,13 +4,18 @@ Declared for all rules: a trial whose metric is not a finite number at its last 
 without a number is a failure, even if it looked good before.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from analysis.frame import Frame, FrameError
 from search_spaces.study import Outcome
 from trainables.config import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.frame import Frame
 
 LAST_EPOCHS = 10
 """How many epochs `median_last_10` looks at, or all of them when a run has fewer."""
@@ -48,7 +53,7 @@ def select(curve: npt.ArrayLike, rule: str, higher_is_better: bool = True) -> fl
 RULES = ("last", "best_oracle", "median_last_10")
 
 
-def outcomes(frame: Frame, outcome: Outcome) -> pd.Series:
+def outcomes(frame: "Frame", outcome: Outcome) -> "pd.Series":
     """Every recorded (arm, block) with its outcome; NaN where the trial has none.
 
     Args:
@@ -61,6 +66,10 @@ def outcomes(frame: Frame, outcome: Outcome) -> pd.Series:
     Raises:
         FrameError: trials are done, but the frame has no such metric.
     """
+    import pandas as pd
+
+    from analysis.frame import FrameError
+
     if outcome.metric not in frame.epochs.columns and not (frame.trials["state"] == "done").any():
         return pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["arm", "block"]))
     if outcome.metric not in frame.epochs.columns:

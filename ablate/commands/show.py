@@ -11,6 +11,7 @@ from ablate import options, request, staleness, terminal, tuning
 from ablate.log import Entry, ledger
 from ablate.plan import Plan
 from ablate.progress import Progress, expected_seconds, progress
+from ablate.summary import load
 from search_spaces.study import Contrast, Outcome, Tuning, config_fields
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.write_json(as_plain(plan, entries, stale))
         return 0
     out = terminal.console()
-    state = progress(plan, entries)
+    state = progress(plan, entries, steered=load(home, plan.sweep).standing.steered.arms)
     study = plan.study
     out.print(terminal.heading(study.name))
     out.print(study.question)
@@ -125,7 +126,7 @@ def _arms(plan: Plan, state: Progress, stale: Mapping[str, list[str]]) -> Any:
         old = sum(trial in stale for trial in own)
         rows.append(
             [
-                arm.arm,
+                f"{arm.arm} ({arm.steered})" if arm.steered else arm.arm,
                 "\n".join(differences(plan, arm.arm)) or "the baseline",
                 str(arm.done),
                 str(arm.pending),

@@ -3,18 +3,35 @@
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ablate import options, request, staleness, terminal
 from ablate.home import Home
-from ablate.log import Entry, launched, ledger
+from ablate.log import Entry
 from ablate.plan import Plan
 from ablate.progress import Progress, part_done, progress, time_left
-from ablate.running import Driver, driver_of
+from ablate.running import holder
+from ablate.steering import Order, Steered, given
+from ablate.summary import Standing, load, merged
 
 SHOWN = 10
 """Failures and stale trials listed in full before the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The driver of a sweep, if one is alive, and what it did since it started."""
+
+    alive: bool
+    who: str = ""
+    """What its lock says: process, host, start, command."""
+    since: float | None = None
+    """When it was launched, seconds since the epoch."""
+    running: Mapping[str, int] = field(default_factory=dict)
+    """Trials started and not ended, with the epochs that they came to; empty unless alive."""
+    ended: int = 0
+    """Trials that ended since it was launched."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,9 @@ class Sweep:
     """Trial -> files or data changed since."""
     superseded: Mapping[str, list[str]]
     """Trial -> fields that the study has otherwise now."""
+    steered: Steered
+    waiting: tuple[Order, ...]
+    """Orders that no driver has taken up yet."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -61,33 +81,38 @@ def run(args: argparse.Namespace) -> int:
 
 def sweeps(home: Home, study: str | None, scale: str | None) -> list[Sweep]:
     """Every sweep of the home, or of one study, or of one of its scales; the last launched one first."""
-    names = request.sweeps_of(home, study)
+    every = {name: load(home, name) for name in request.sweeps_of(home, None)}
+    launches = {name: summary.launch for name, summary in every.items() if summary.launch}
+    names = request.sweeps_of(home, study, launches)
     if study and not names:
         request.study_of(study)
-    lines = [line for name in names if (line := launched(home, name)) and scale in (None, line["scale"])]
-    entries = ledger(home)
-    ordered = sorted(lines, key=lambda line: -line["time"])
-    return [sweep_of(home, request.plan_from_line(line), entries) for line in ordered]
+    wanted = [name for name in names if name in launches and scale in (None, launches[name]["scale"])]
+    entries = merged(every.values())
+    ordered = sorted(wanted, key=lambda name: -launches[name]["time"])
+    return [sweep_of(home, request.plan_from_line(launches[name]), every[name].standing, entries) for name in ordered]
 
 
-def sweep_of(home: Home, plan: Plan, entries: Mapping[str, Entry]) -> Sweep:
+def sweep_of(home: Home, plan: Plan, standing: Standing, entries: Mapping[str, Entry]) -> Sweep:
     """Everything that the files say of one sweep."""
-    driver = driver_of(home, plan.sweep)
-    state = progress(plan, entries, driver.running)
-    left = _left(plan, entries, driver, state)
-    return Sweep(plan, driver, state, left, staleness.stale(plan, entries), staleness.superseded(plan))
+    driver = driver_of(home, plan.sweep, standing)
+    state = progress(plan, entries, driver.running, standing.steered.arms)
+    left = _left(plan, driver, state)
+    waiting = tuple(given(home, plan.sweep, standing.steered.taken))
+    stale, superseded = staleness.stale(plan, entries), staleness.superseded(plan)
+    return Sweep(plan, driver, state, left, stale, superseded, standing.steered, waiting)
 
 
-def _left(plan: Plan, entries: Mapping[str, Entry], driver: Driver, state: Progress) -> float | None:
+def driver_of(home: Home, sweep: str, standing: Standing) -> Driver:
+    """Who drives the sweep, by its lock, and at what, by its log."""
+    who = holder(home, sweep)
+    return Driver(who is not None, who or "", standing.since, standing.running if who else {}, standing.ended)
+
+
+def _left(plan: Plan, driver: Driver, state: Progress) -> float | None:
     if not driver.alive or driver.since is None:
         return None
-    parts = {
-        trial.id: part_done(trial, len(entries[trial.id].progress))
-        for trial in plan.trials
-        if trial.id in driver.running and trial.id in entries
-    }
-    finished = driver.ended + sum(parts.values())
-    return time_left(finished, state.remaining - sum(parts.values()), time.time() - driver.since)
+    parts = sum(part_done(trial, driver.running[trial.id]) for trial in plan.trials if trial.id in driver.running)
+    return time_left(driver.ended + parts, state.remaining - parts, time.time() - driver.since)
 
 
 def _print(out: Any, sweep: Sweep, home: Home) -> None:
@@ -97,6 +122,9 @@ def _print(out: Any, sweep: Sweep, home: Home) -> None:
     out.print(Text.assemble((sweep.plan.sweep, "bold"), "  ", terminal.tally(state, sweep.left)))
     out.print(terminal.bar(state))
     out.print(_driver_text(sweep, home), soft_wrap=True)
+    for order in sweep.waiting:
+        when = "within a second" if sweep.driver.alive else "when the sweep is run on"
+        out.print(f"To be taken up {when}: {order.text}", soft_wrap=True)
     if state.failures:
         out.print()
         out.print(terminal.heading("Failed"))
@@ -143,6 +171,8 @@ def as_plain(sweep: Sweep) -> dict[str, Any]:
             "failed": state.failed,
             "running": state.running,
             "pending": state.pending,
+            "paused": state.paused,
+            "cancelled": state.cancelled,
         },
         "seconds_left": sweep.left,
         "arms": [asdict(arm) | {"pending": arm.pending} for arm in state.arms],
@@ -158,4 +188,5 @@ def as_plain(sweep: Sweep) -> dict[str, Any]:
         ],
         "stale": dict(sweep.stale),
         "superseded": dict(sweep.superseded),
+        "orders": [asdict(order) for order in sweep.waiting],
     }

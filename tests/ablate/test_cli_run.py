@@ -71,7 +71,8 @@ def test_failed_trials_give_exit_code_1_and_come_first_in_status(shell: Shell) -
     assert status.code == 0
     assert status.out.index("diverged") < status.out.index("mean accuracy")
     plain = json.loads(shell("status", f"{TOY}:broken", "--json").out)[0]
-    assert plain["trials"] == {"total": 16, "done": 15, "failed": 1, "running": 0, "pending": 0}
+    counts = {"total": 16, "done": 15, "failed": 1, "running": 0, "pending": 0, "paused": 0, "cancelled": 0}
+    assert plain["trials"] == counts
     assert [failure["reason"] for failure in plain["failures"]] == ["diverged"]
     assert "Traceback" in plain["failures"][0]["error"]
     assert shell("report", f"{TOY}:broken").code == 1
@@ -139,7 +140,8 @@ def test_status_of_a_running_sweep_needs_no_driver_memory(shell: Shell) -> None:
         text = shell("status").out
     assert plain["driver"]["alive"]
     assert plain["driver"]["running"] == [pending[0]]
-    assert plain["trials"] == {"total": 6, "done": 3, "failed": 0, "running": 1, "pending": 2}
+    counts = {"total": 6, "done": 3, "failed": 0, "running": 1, "pending": 2, "paused": 0, "cancelled": 0}
+    assert plain["trials"] == counts
     assert "4242" in text
     assert json.loads(shell("status", "--json").out)[0]["trials"]["running"] == 0
 
