@@ -33,7 +33,7 @@ def arguments(description: str, arms: Iterable[str], *, width: int = 16, rounds:
     parser.add_argument("--width", type=int, default=width)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=2, help="of an epoch")
+    parser.add_argument("--steps", type=int, default=4, help="of an epoch, whose first one is counted, too")
     parser.add_argument("--rounds", type=int, default=rounds, help="epochs of each arm")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--channels-last", action="store_true")

@@ -42,10 +42,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainables import boxes, outside, splits
+from trainables import boxes, corrupted_files, outside, splits
 from trainables import imagenet_classes as imagenet
 from trainables.arraystore import Stored, Writer, open_stored
 from trainables.config import check_types, nearest, require
+from trainables.corruption_settings import SEVERITIES
 from trainables.imageformats import Chunk, DataError
 from trainables.outside import Outside
 from trainables.seeding import numpy_stream
@@ -152,6 +153,9 @@ class Protocol:
     """Negative classes of each split, of `unknown_source` where there is one; needs `unknown`."""
     outside: Mapping[str, Outside] = field(default_factory=dict)
     """Auxiliary and out-of-distribution sets by name, see `trainables.outside`; then there is no set 'unknown'."""
+    corrupted: str = ""
+    """Published corrupted copies of the test images, a key of `sources.SOURCES`; each corruption is a set, see
+    `trainables.corrupted_files`."""
     held_out: float = 0.0
     """Share of the training images, known and negative, that validation gets."""
     side: int | None = None
@@ -178,7 +182,7 @@ class Protocol:
     @property
     def sources(self) -> tuple[str, ...]:
         """The data sets it needs."""
-        others = [self.unknown_source] if self.unknown_source else []
+        others = [name for name in (self.unknown_source, self.corrupted) if name]
         return tuple(dict.fromkeys((self.source, *others, *(each.source for each in self.outside.values()))))
 
 
@@ -383,6 +387,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "imagenet-closed": Protocol(source="imagenet", colour=_IMAGENET),
     "imagenet128-closed": Protocol(source="imagenet128", colour=_IMAGENET),
     "imagenet64-closed": Protocol(source="imagenet64", colour=_IMAGENET),
+    "cifar10-c": Protocol(source="cifar10", corrupted="cifar10-c", colour=_CIFAR),
+    "cifar100-c": Protocol(source="cifar100", corrupted="cifar100-c", colour=_CIFAR),
+    "tinyimagenet-c": Protocol(source="tinyimagenet", corrupted="tinyimagenet-c", colour=_IMAGENET),
     "cub200-closed": Protocol(source="cub200", colour=_IMAGENET),
     "aircraft-closed": Protocol(source="aircraft", colour=_IMAGENET),
     "cars-closed": Protocol(source="cars", colour=_IMAGENET),
@@ -463,7 +470,7 @@ def open_data(spec: DataSpec, *, cache: Path, source: Path | None = None, downlo
         if spec.boxes:
             boxes.check(located[protocol.source].source, located[protocol.source].kind)
         asked = {name: value for name, value in asdict(spec).items() if (name, value) not in _UNASKED}
-        key = hashlib.sha256(json.dumps([VERSION, asked, states]).encode()).hexdigest()[:12]
+        key = hashlib.sha256(json.dumps([VERSION, asked, states, repr(protocol)]).encode()).hexdigest()[:12]
         folder = cache / "prepared" / f"{spec.protocol}-{spec.split}-{key}"
         stored = open_stored(folder, functools.partial(_prepare, spec, located, states, cache))
     sets = {part: _images(stored, part) for part in stored.notes["parts"]}
@@ -569,12 +576,14 @@ def _prepare(
     """Selects, relabels and resizes what the spec asks for."""
     protocol = PROTOCOLS[spec.protocol]
     stored = {name: _decoded(name, located[name], states[name], cache) for name in located}
+    if protocol.corrupted:
+        _check_corrupted(protocol, stored)
     side = protocol.side if spec.side is None else spec.side
     wanted, sides = _wanted(protocol, spec, {name: stored[name].notes["classes"] for name in stored}), set()
     for part, pick in wanted.items():
         array = pick.of if f"{pick.of}.labels" in stored[pick.source].arrays else "train"
         original = stored[pick.source].arrays[f"{array}.labels"]
-        rows = _chosen(pick, original, spec, protocol.held_out)
+        rows = _rows(pick, original, spec, protocol.held_out)
         invert = protocol.inverted and pick.source == protocol.unknown_source
         sides.add(_copy(writer, part, stored[pick.source], array, rows, side, invert, channels(spec)))
         writer.put(f"{part}.original", original[rows])
@@ -596,6 +605,16 @@ def _prepare(
     writer.notes["classes"] = [stored[protocol.source].notes["classes"][number] for number in wanted["train"].labels]
 
 
+def _check_corrupted(protocol: Protocol, stored: Mapping[str, Stored]) -> None:
+    """Raises DataError where the published corrupted images are not those of the test images."""
+    of, clean, corrupted = SOURCES[protocol.corrupted], stored[protocol.source], stored[protocol.corrupted]
+    corrupted_files.check_names(of, clean.notes["classes"], corrupted.notes["classes"])
+    labels = clean.arrays["test.labels"]
+    for name in of.parts:
+        once = len(corrupted.arrays[f"{name}.labels"]) // len(SEVERITIES)
+        corrupted_files.check_same(of, labels, corrupted.arrays[f"{name}.labels"][:once])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Pick:
     """Which images one set of a protocol is made of."""
@@ -613,6 +632,8 @@ class _Pick:
     """Whether the spec's limits on the images of a class hold."""
     most: int | None = None
     """At most so many images in all; None: no limit."""
+    of_clean: str = ""
+    """The data set whose test images these are, corrupted, severity after severity: the same are chosen of each."""
 
 
 def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str]]) -> dict[str, _Pick]:
@@ -635,6 +656,10 @@ def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str
         if protocol.held_out:
             wanted["validation"] = replace(wanted["train"], share="held out")
             wanted["negative_validation"] = replace(wanted["negative_train"], share="held out")
+    if protocol.corrupted:
+        for name in SOURCES[protocol.corrupted].parts:
+            pick = replace(wanted["test"], source=protocol.corrupted, of=name, of_clean=own)
+            wanted[corrupted_files.SET.format(name)] = pick
     return wanted | {name: _pick_outside(protocol, spec, name, names) for name in protocol.outside}
 
 
@@ -666,6 +691,15 @@ def _numbers(classes: splits.Classes, names: Sequence[str], source: str) -> list
             raise DataError(f"{SOURCES[source].title} has no class {entry!r}, which the protocol needs.")
         found.extend(matching)
     return found
+
+
+def _rows(pick: _Pick, original: np.ndarray, spec: DataSpec, held_out: float) -> np.ndarray:
+    """Rows of the wanted classes, see `_chosen`; of corrupted images those of each severity."""
+    if not pick.of_clean:
+        return _chosen(pick, original, spec, held_out)
+    once = len(original) // len(SEVERITIES)
+    rows = _chosen(replace(pick, source=pick.of_clean, of="test"), original[:once], spec, held_out)
+    return np.concatenate([place * once + rows for place in range(len(SEVERITIES))])
 
 
 def _chosen(pick: _Pick, original: np.ndarray, spec: DataSpec, held_out: float) -> np.ndarray:

@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables import datasets, splits
+from trainables import datasets, imagenet_classes, splits
 from trainables.config import ConfigError
 from trainables.datasets import PROTOCOLS, SOURCES, DataError, DataSpec, check, class_split, open_data, open_source
+from trainables.sources import class_names, find
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -370,7 +371,7 @@ def test_a_class_has_one_role_and_the_counts_are_the_specifications(name: str) -
         "toy": (10, 11, 11),
         "toy-mnist": (10, 11, 11),
         "tinyimagenet-p2": (6, 7, 13),
-        "tinyimagenet-p3": (24, 12, 34),
+        "tinyimagenet-p3": (20, 11, 31),
         "imagenet-p1": (116, 67, 166),
         "imagenet-p2": (30, 31, 55),
         "imagenet-p3": (151, 97, 164),
@@ -382,6 +383,44 @@ def test_a_class_has_one_role_and_the_counts_are_the_specifications(name: str) -
         assert not set(roles[1]) & set(roles[2])
         if protocol.unknown_source is None:
             assert not set(roles[0]) & (set(roles[1]) | set(roles[2]))
+
+
+def test_tinyimagenets_p3_follows_the_rule_over_its_superclasses() -> None:
+    superclasses = {
+        "dog": range(24, 30),
+        "bird": (11, 20, 21, 22),
+        "insect": (36, 37, 38, 39, 40, 41, 42, 43, 44, 45),
+        "furniture": (97, 98, 142),
+        "fish": (0,),
+        "monkey": (56,),
+        "car": (70, 94, 116, 153),
+        "feline": (33, 34),
+        "truck": (121, 133),
+        "fruit": (199,),
+        "boat": (108, 115),
+    }
+    known, negative, unknown = set(), set(), {4, 5, *range(48, 54), 183, 184, 185}  # reptiles, ungulates, vegetables
+    unknown |= {60, 62, 74, 77, 85, 90, 105, 112, 119, 120, 134, 149, 150, 158, 169}  # clothing
+    for members in superclasses.values():
+        for j, number in enumerate(members):
+            (known if j % 2 == 0 else unknown if j % 3 == 0 else negative).add(number)
+    ours = (splits.TINY_P3_KNOWN, splits.TINY_P3_NEGATIVE, splits.TINY_P3_UNKNOWN)
+    assert [set(table[0]) for table in ours] == [known, negative, unknown]
+
+
+@needs_shared
+def test_tinyimagenets_p3_has_those_of_its_classes_that_imagenets_has() -> None:
+    names = class_names(find("tinyimagenet", Path("/nowhere"), SHARED))
+    wanted = {*imagenet_classes.P3_KNOWN[0], *imagenet_classes.P3_NEGATIVE[0], *imagenet_classes.P3_UNKNOWN[0]}
+    numbers = {number for number, name in enumerate(names) if name[:9] in wanted}
+    assert numbers == {*splits.TINY_P3_KNOWN[0], *splits.TINY_P3_NEGATIVE[0], *splits.TINY_P3_UNKNOWN[0]}
+
+
+def test_what_was_prepared_for_other_classes_is_not_taken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DataSpec(protocol="digits-others", per_class=2)
+    first = open_data(spec, cache=cache)
+    monkeypatch.setitem(PROTOCOLS, "digits-others", dataclasses.replace(PROTOCOLS["digits-others"], known=((0, 1),)))
+    assert first.classes != open_data(spec, cache=cache).classes == ("0", "1")
 
 
 def test_the_letters_are_those_of_the_thesis() -> None:
