@@ -46,7 +46,7 @@ METHODS: dict[str, Method] = {
     "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),
     "spread": Method(spread.train, spread.Config),
-    "stress": Method(stress.train, stress.Config),
+    "stress": Method(stress.train, stress.Config, stress.check),
     "transfer": Method(transfer.train, transfer.Config, transfer.check),
 }
 GROUP = "ablate.methods"

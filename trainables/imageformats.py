@@ -71,6 +71,8 @@ class Source:
     boxes: "Callable[[Source, tuple[Path, ...], np.ndarray], list[list[Box]]] | None" = None
     """Reads the boxes of a part's chosen images from what lies beside torchvision's files; None where there are none
     in the data set as published."""
+    published: str = ""
+    """What its files are, for a message to a person who has none; empty: images in a part's Parquet files."""
     download: "tuple[str, tuple[Mapping[str, Any], ...]] | None" = None
     """torchvision's class, and the arguments of each call that is needed; None where it cannot download."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trainables import boxes, finegrained, unlabelled
+from trainables import boxes, corrupted_files, finegrained, unlabelled
 from trainables import imageformats as formats
 from trainables import imagenet_classes as imagenet
 from trainables.arraystore import locked
@@ -174,6 +174,8 @@ def _download(name: str, folder: Path, given: Path | None) -> None:
 
 def _wanted(name: str) -> str:
     folder = SOURCES[name].folders[0]
+    if SOURCES[name].published:
+        return f"Give a folder by --data DIR or ABLATE_DATA that holds DIR/{folder}/ with {SOURCES[name].published}."
     if not any(SOURCES[name].parts.values()):
         return (
             f"Give a folder by --data DIR or ABLATE_DATA that holds DIR/{folder}/ with its images: pictures, .npy "
@@ -304,6 +306,21 @@ def _fine_grained(
     )
 
 
+def _corrupted(title: str, classes: tuple[str, ...], *folders: str) -> Source:
+    """CIFAR's corrupted test images; a part is a corruption."""
+    return Source(
+        title=title,
+        mode="RGB",
+        side=32,
+        classes=classes,
+        folders=(title, *folders),
+        parts=dict.fromkeys(corrupted_files.OF_CIFAR, ()),
+        layout=corrupted_files.arrays_layout(corrupted_files.OF_CIFAR),
+        read=corrupted_files.read_arrays,
+        published="labels.npy and an array for each corruption (fog.npy, ...), as its archive unpacks",
+    )
+
+
 SOURCES: dict[str, Source] = {
     "digits": Source(
         title="scikit-learn's digits",
@@ -399,6 +416,20 @@ SOURCES: dict[str, Source] = {
         finegrained.cars_layout,
         finegrained.cars,
         finegrained.read_cars,
+    ),
+    "cifar10-c": _corrupted("CIFAR-10-C", _CIFAR10, "cifar10-c", "cifar-10-c"),
+    "cifar100-c": _corrupted("CIFAR-100-C", _CIFAR100, "cifar100-c", "cifar-100-c"),
+    "tinyimagenet-c": Source(
+        title="Tiny-ImageNet-C",
+        mode="RGB",
+        side=64,
+        count=200,
+        folders=("Tiny-ImageNet-C", "tiny-imagenet-c", "tinyimagenet-c"),
+        parts=dict.fromkeys(corrupted_files.OF_TINY, ()),
+        layout=corrupted_files.folders_layout(corrupted_files.OF_TINY),
+        names=corrupted_files.wnids,
+        read=corrupted_files.read_folders,
+        published="folders <corruption>/<severity>/<class>/ of pictures, as its archive unpacks",
     ),
     "emnist-letters": _emnist("letters", tuple(string.ascii_lowercase)),
     "emnist-digits": _emnist("digits", _DIGITS),

@@ -9,8 +9,12 @@ mean over the fifteen corruptions and five severities, `drop_<severity>` and `dr
 other. `accuracy_corrupted` is the mean accuracy on the fifteen, `accuracy_corrupted_19` on the extra ones too. An
 encoder is judged by its nearest neighbours, which have neither gradients nor probabilities.
 
+The tests 'published' and 'published_extra' are 'corruptions' and 'extra' on the published files, which the protocols
+'cifar10-c', 'cifar100-c' and 'tinyimagenet-c' have beside the images of 'cifar10-closed' and so on.
+
 Deviations:
-1. Corrupted images are made here, see `trainables.corruptions`; all test images are judged, not GradMix's every tenth.
+1. But for 'published', corrupted images are made here, see `trainables.corruptions`; all test images are judged, not
+   GradMix's every tenth.
 2. Attacks move pixels. AdAutoMix's code moves normalised values by 8/255, which is about 1.6/255 of a pixel's range,
    and then cuts them to [0, 1], which destroys the image.
 3. `ece_sorted_10` is what AdAutoMix's code prints, for comparison with its table; the others are calibration errors.
@@ -27,15 +31,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import attacks, calibration, classification, corruptions, judged, loop, occlusion, seeding
+from trainables import (
+    attacks,
+    calibration,
+    classification,
+    corrupted_files,
+    corruptions,
+    judged,
+    loop,
+    occlusion,
+    seeding,
+)
 from trainables.augment import to_float
 from trainables.config import ConfigError, check_types, require
 from trainables.corruption_settings import CORRUPTIONS, EXTRA, SEVERITIES
-from trainables.datasets import Data
+from trainables.datasets import PROTOCOLS, SOURCES, Data, DataSpec, Images, channels, class_split, protocol_of
 from trainables.judged import Judged
 from trainables.protocol import Epoch, Needed, State
 
-Test = Literal["corruptions", "extra", "occlusion", "fgsm", "pgd", "calibration"]
+Test = Literal["corruptions", "extra", "published", "published_extra", "occlusion", "fgsm", "pgd", "calibration"]
 Metrics = dict[str, float]
 Shown = dict[str, np.ndarray]
 
@@ -47,7 +61,8 @@ class Config:
     network: Needed
     """The trial that trains the network; its final state holds 'network' (a description) and 'weights'."""
     tests: tuple[Test, ...] = ("corruptions",)
-    """The fifteen common corruptions, the four extra ones, occlusion, attacks in one and in many steps, calibration."""
+    """The fifteen common corruptions, the four extra ones, either made here or as published; occlusion, attacks in one
+    and in many steps, calibration."""
     k: int = 10
     """Neighbours per class, of an encoder. [P] 10 in GradMix's ablations; [C] 3."""
     occlusion_grid: int = 8
@@ -63,6 +78,9 @@ class Config:
         check_types(self)
         judged.check_needed(self.network, "network")
         require(bool(self.tests) and len(set(self.tests)) == len(self.tests), self, "tests", "different tests")
+        for made, given in (("corruptions", "published"), ("extra", "published_extra")):
+            one = f"without {made!r} or without {given!r}: both are measured by the same names"
+            require(not {made, given} <= set(self.tests), self, "tests", one)
         for field in ("k", "occlusion_grid", "steps"):
             require(getattr(self, field) >= 1, self, field, "at least 1")
         for field in ("radius_linf", "radius_l2"):
@@ -72,6 +90,33 @@ class Config:
             raise ConfigError(
                 f"tests={self.tests!r} is not allowed: {' and '.join(map(repr, wanting))} need a classifier's logits, "
                 f"and {self.network.method!r} trains an encoder. Leave them out, or name a method that classifies."
+            )
+
+
+def check(config: Config, data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
+    """Refuses, before anything runs, published corruptions where there are none, and networks for other images.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    before = needed["network"]
+    if (channels(before), len(class_split(before)[0])) != (channels(data), len(class_split(data)[0])):
+        raise ConfigError(
+            f"network is trained on {before.protocol!r}, whose images have other channels or classes than those of "
+            f"{data.protocol!r}, on which it is tested. Name data with the same classes."
+        )
+    there = protocol_of(data).corrupted
+    for test, names in PUBLISHED.items():
+        if test in config.tests and not set(names) <= set(SOURCES[there].parts if there else ()):
+            have = [
+                name
+                for name, each in PROTOCOLS.items()
+                if each.corrupted and set(names) <= set(SOURCES[each.corrupted].parts)
+            ]
+            raise ConfigError(
+                f"tests={config.tests!r} is not allowed: {data.protocol!r} has no published files of "
+                f"{', '.join(names[:2])}, ... Protocols that have them: {', '.join(have)}; or name the test that makes "
+                f"them here, {MADE[test]!r}."
             )
 
 
@@ -106,11 +151,12 @@ def train(
             found, arrays = TESTS[test](config, subject, data, seed, device)
             metrics |= found
             shown |= arrays
-    if "corruptions" in config.tests:
+    kinds = {MADE.get(test, test) for test in config.tests}
+    if "corruptions" in kinds:
         metrics |= drops(metrics)
-    if {"corruptions", "extra"} <= set(config.tests):
+    if {"corruptions", "extra"} <= kinds:
         metrics["accuracy_corrupted_19"] = _mean(metrics, (*CORRUPTIONS, *EXTRA))
-    if "corruptions" in config.tests or "extra" in config.tests:
+    if "corruptions" in kinds or "extra" in kinds:
         shown["clean"] = np.array([accuracy])
     yield Epoch(1, metrics, lambda: {"epoch": 1}, (lambda: shown) if shown else None)
 
@@ -122,6 +168,26 @@ def corrupted(names: tuple[str, ...], subject: Judged, data: Data, seed: int, de
         for severity in SEVERITIES:
             change = _corruption(name, severity, seed, device)
             metrics[f"accuracy_{name}_{severity}"] = judged.accuracy(subject.scores, data.test, device, change)
+        shown[f"corrupted_{name}"] = np.array([metrics[f"accuracy_{name}_{severity}"] for severity in SEVERITIES])
+    return metrics, shown
+
+
+def published(names: tuple[str, ...], subject: Judged, data: Data, device: str) -> tuple[Metrics, Shown]:
+    """The same on published corrupted images.
+
+    Raises:
+        ConfigError: the data have none.
+    """
+    metrics, shown = {}, {}
+    for name in names:
+        images = data.others.get(corrupted_files.SET.format(name))
+        if images is None:
+            raise ConfigError(f"{data.spec.protocol!r} has no published images of {name!r}.")
+        once = len(images.labels) // len(SEVERITIES)
+        for place, severity in enumerate(SEVERITIES):
+            rows = slice(place * once, (place + 1) * once)
+            part = Images(images.pixels[rows], images.labels[rows])
+            metrics[f"accuracy_{name}_{severity}"] = judged.accuracy(subject.scores, part, device)
         shown[f"corrupted_{name}"] = np.array([metrics[f"accuracy_{name}_{severity}"] for severity in SEVERITIES])
     return metrics, shown
 
@@ -215,11 +281,17 @@ Tested = Callable[[Config, Judged, Data, int, str], tuple[Metrics, Shown]]
 TESTS: Mapping[str, Tested] = {
     "corruptions": lambda config, *rest: corrupted(CORRUPTIONS, *rest),  # noqa: ARG005
     "extra": lambda config, *rest: corrupted(EXTRA, *rest),  # noqa: ARG005
+    "published": lambda config, subject, data, seed, device: published(CORRUPTIONS, subject, data, device),  # noqa: ARG005
+    "published_extra": lambda config, subject, data, seed, device: published(EXTRA, subject, data, device),  # noqa: ARG005
     "occlusion": _occluded,
     "fgsm": _fgsm,
     "pgd": _pgd,
     "calibration": _calibrated,
 }
 """Test -> (config, network, data, seed, device) -> its metrics, and arrays for `analysis.stress_figures`."""
+PUBLISHED: Mapping[str, tuple[str, ...]] = {"published": CORRUPTIONS, "published_extra": EXTRA}
+"""Test of published files -> their corruptions."""
+MADE: Mapping[str, str] = {"published": "corruptions", "published_extra": "extra"}
+"""The same -> the test whose images are made here."""
 OF_LOGITS = ("fgsm", "pgd", "calibration")
 """Tests that need logits."""
