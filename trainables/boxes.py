@@ -3,8 +3,8 @@
 A box is (left, top, right, bottom), edges as fractions of the image's width and height, so that resizing moves none.
 The boxes of N images are one array (N, M, 4) of float32, M the most that one of them has, filled up with NaN.
 
-Sources: TinyImageNet's `val_annotations.txt` and `<class>_boxes.txt`, whose numbers are the first and the last pixel
-inside; ImageNet's XML files of the classification and localisation task, whose numbers are taken for edges.
+Sources: TinyImageNet's `val_annotations.txt` and `<class>_boxes.txt`, whose numbers are read as the first and the last
+pixel inside; ImageNet's XML files of the classification and localisation task, whose numbers are taken for edges.
 
 Deviations:
 1. Boxes are cut to the middle square that is kept of ImageNet's images. One that lies outside has no area left, and is
@@ -25,8 +25,8 @@ from trainables.seeding import numpy_stream
 XML = ("Annotations/CLS-LOC", "Annotations", "bbox")
 """Folders that hold ImageNet's `<part>/<image>.xml` or `<part>/<class>/<image>.xml`, beside `train` and `val`, or
 beside `Data`, as in the archive."""
-MARGIN = 1.05
-"""ImageNet's boxes may leave the image by so much of its side; more is a damaged file."""
+MARGIN = 0.05
+"""A box of ImageNet may leave its image by so much of a side; more is a damaged file."""
 
 
 WHERE = (
@@ -130,9 +130,11 @@ def _add_tiny(found: dict[str, list[Box]], path: Path, side: int) -> None:
 def of_folders(source: Source, files: tuple[Path, ...], rows: np.ndarray) -> list[list[Box]]:
     """Of chosen images, from the XML file of each; none where it has no file."""
     part = files[0]
-    images = [path for _, paths in folder_images(source, files) for path in paths]
     beside = (part.parent, part.parent.parent.parent)
     folders = [folder for base in beside for name in XML if (folder := base / name / part.name).is_dir()]
+    if not folders:
+        return [[] for _ in rows]
+    images = [path for _, paths in folder_images(source, files) for path in paths]
     found = []
     for image in (images[row] for row in rows):
         places = (place for folder in folders for place in (folder, folder / image.parent.name))
@@ -151,7 +153,7 @@ def _of_xml(source: Source, path: Path) -> list[Box]:
         ]
         sides = np.array([width, height, width, height])
         edges_M4 = np.array(boxes).reshape(-1, 4) / sides
-        if not ((edges_M4 >= 1 - MARGIN) & (edges_M4 <= MARGIN)).all() or (edges_M4[:, :2] > edges_M4[:, 2:]).any():
+        if not ((edges_M4 >= -MARGIN) & (edges_M4 <= 1 + MARGIN)).all() or (edges_M4[:, :2] > edges_M4[:, 2:]).any():
             raise ValueError("a box is not on the image")
     except (OSError, ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
         raise DataError(f"{path} holds no boxes of an image ({error}). Unpack the archive again.") from None

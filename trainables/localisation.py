@@ -27,6 +27,8 @@ Deviations:
 2. A map that is the same everywhere has the first pixel for a box, as there where nothing is above the threshold; the
    code divides by zero.
 3. Of outlines that enclose equally much the one that begins highest counts; in the code the order is OpenCV's.
+4. The code evaluates the middle 224 of 256 pixels of ImageNet's images, and rounds true boxes down to whole pixels;
+   here images are the whole middle square, resized, as they are everywhere, and boxes are not rounded.
 
 Shapes: B images, D channels of the last feature maps, h x w pixels of them, H x W of the images, K classes, M boxes, T
 thresholds.
