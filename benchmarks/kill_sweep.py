@@ -99,8 +99,8 @@ def pretrained() -> Study:
 
 
 def named(name: str, trials: int = 0) -> Study:
-    """The study that a driver is started for: one of those above, or the first block of one of the catalogue, its trials
-    long enough to be struck.
+    """The study that a driver is started for: one of those above, or the first block of one of the catalogue, whose
+    trials are made long enough to be struck.
     """
     if name in ("kills", "pretrained"):
         return study(trials) if name == "kills" else pretrained()

@@ -56,7 +56,8 @@ def principal(points_WD: Tensor, count: int) -> Tensor:
     """The coordinates (W, at most `count`) of the points along the directions in which they vary most."""
     centred_WD = points_WD - points_WD.mean(0)
     directions_RD = torch.linalg.svd(centred_WD, full_matrices=False)[2]
-    return centred_WD @ directions_RD[:count].T
+    coordinates: Tensor = centred_WD @ directions_RD[:count].T
+    return coordinates
 
 
 def window(weights_B: Tensor, start: int, end: int) -> Tensor:
