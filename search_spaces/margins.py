@@ -507,7 +507,6 @@ SCORES: tuple[tuple[Literal["softmax", "logit", "norm"], str], ...] = (
     ("logit", "max logit"),
     ("norm", "norm times max p"),
 )
-SCORED = ("softmax", "cosface", "cosface_sfn", "entropic", "objectosphere", "cos_os", "cos_eos")
 SCORE_ARMS = tuple(
     Arm(
         name=f"{loss}_{score}",
@@ -515,7 +514,7 @@ SCORE_ARMS = tuple(
         config=Scoring(network=Needed("margins", named(loss)), score=score),
         factors={"loss": loss, "score": score},
     )
-    for loss, (score, label) in product(SCORED, SCORES)
+    for loss, (score, label) in product(LOSSES, SCORES)
 )
 SCORE = study(
     "margins_score",
@@ -527,9 +526,13 @@ SCORE = study(
     method="margin_scores",
     contrasts=tuple(
         Contrast(arm=f"{loss}_{score}", reference=f"{loss}_softmax", family=LABELS[loss])
-        for loss, score in product(SCORED, ("logit", "norm"))
+        for loss, score in product(LOSSES, ("logit", "norm"))
     ),
-    notes=("Nothing is trained here: the outputs of the other studies' networks are scored again.", BLANK),
+    notes=(
+        "Nothing is trained here: the outputs of the other studies' networks are scored again, of every loss.",
+        "Each loss is corrected for its own two comparisons.",
+        BLANK,
+    ),
     figures=("oscr",),
 )
 
