@@ -10,9 +10,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import SplitResult, urlsplit
 
 from rich.text import Text
 
@@ -20,6 +21,9 @@ from ablate import options, preflight, request, terminal
 from ablate.home import Home
 from ablate.masking import redact
 from ablate.store import StoreError
+
+if TYPE_CHECKING:
+    from ablate.nodes import Seen
 
 LEAST_DISK_GB = 5.0
 LEAST_PYTHON = (3, 11)
@@ -42,6 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.add_home(parser)
     options.add_data(parser)
     options.add_sinks(parser)
+    parser.add_argument("--address", metavar="ADDRESS", help="also ask each node of that Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--ray", action="store_true", help="also start and stop a Ray of its own (seconds)")
     options.add_json(parser)
 
@@ -73,6 +78,9 @@ def examine(args: argparse.Namespace, home: Home) -> Iterator[Finding]:
     yield disk(home)
     yield from data(args)
     yield from sinks(args, home)
+    address = args.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        yield from cluster(args, home, address)
     if args.ray:
         yield ray_starts(home)
 
@@ -235,6 +243,60 @@ def clock(url: str) -> Iterator[Finding]:
         yield Finding("clock", "warn", f"{off:.0f} s away from {redact(url)}'s", "synchronise both (NTP)")
     else:
         yield Finding("clock", "ok", f"within {CLOCK_TOLERANCE_S:.0f} s of the server's")
+
+
+def cluster(args: argparse.Namespace, home: Home, address: str) -> Iterator[Finding]:
+    """What each node of the cluster sees of the home, the data and the servers, and how it differs from here."""
+    from ablate.executors import Refused, survey
+    from ablate.nodes import versions
+    from ablate.worker import Job
+
+    job = Job(home=replace(home, root=home.root.resolve()), data=request.data_of(args))
+    servers = {"MLflow": options.sink(args.mlflow, home.mlflow), "Optuna": options.sink(args.optuna, home.optuna)}
+    services = [(name, parts.hostname, _port(parts)) for name, url in servers.items() if (parts := urlsplit(url or ""))]
+    asked = tuple((name, host, port) for name, host, port in services if host and port)
+    try:
+        seen = survey(job, address, asked)
+    except Refused as error:
+        yield Finding("cluster", "fail", redact(str(error)), "see docs/cluster.md")
+        return
+    yield Finding("cluster", "ok", f"{redact(address)}: {terminal.count(len(seen), 'node')}")
+    here = versions()
+    for each in seen:
+        yield from node(each, here)
+
+
+def node(seen: "Seen", here: Mapping[str, str]) -> Iterator[Finding]:
+    """One node of a cluster, beside the versions `here`."""
+    name = f"node {seen.host} {seen.node[:6]}"
+    if seen.why:
+        mend = "it needs the same Python and Ray as here, and what `pip install` of ablate brings, torch too"
+        yield Finding(name, "fail", seen.why, mend)
+        return
+    if seen.home:
+        mend = "a sweep gives it no trials: put the home where all nodes see it, or into an object store (--home s3://)"
+        yield Finding(name, "fail", redact(seen.home), mend)
+    if seen.data:
+        yield Finding(name, "fail", seen.data, "put the data there, at the same place, or leave --data out")
+    for package, version in here.items():
+        there = seen.versions.get(package, "missing")
+        if there != version:
+            state: Literal["warn", "fail"] = "fail" if there == "missing" or package == "ray" else "warn"
+            yield Finding(name, state, f"{package} {there}, here {version}", "install the same everywhere")
+    if seen.clock is not None and abs(seen.clock) > CLOCK_TOLERANCE_S:
+        way = "ahead of" if seen.clock > 0 else "behind"
+        yield Finding(name, "warn", f"its clock is {abs(seen.clock):.0f} s {way} ours", "synchronise both (NTP)")
+    for service in seen.unreachable:
+        mend = "only a driver needs it: matters where `ray job submit` may start one there"
+        yield Finding(name, "warn", f"does not reach {service}", mend)
+    gpus = ", ".join(seen.gpus) or "no GPU"
+    drift = "" if seen.clock is None else f", clock within {max(abs(seen.clock), 0.1):.1f} s"
+    yield Finding(name, "ok", f"{terminal.count(seen.cores, 'core')}, {gpus}{drift}")
+
+
+def _port(parts: SplitResult) -> int | None:
+    usual = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+    return parts.port or usual.get(parts.scheme.partition("+")[0])
 
 
 def ray_starts(home: Home) -> Finding:

@@ -252,14 +252,14 @@ class Cluster:
             pause = min(2 * pause, LATER_PAUSE_S)
 
 
-def survey(job: Job, address: str, question: Question) -> list[Seen]:
-    """What each node of a cluster sees of the home, the data, the servers.
+def survey(job: Job, address: str, services: tuple[tuple[str, str, int], ...]) -> list[Seen]:
+    """What each node of a cluster sees of the job's home and data, and of servers (name, host, port).
 
     Raises:
         Refused: no cluster is there, or it cannot be joined.
     """
     _require_somebody_at(address)
-    child = _Child(job, question, address)
+    child = _Child(job, Question(data=job.data, services=services), address)
     try:
         return child.seen()
     except _Died as error:

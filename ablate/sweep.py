@@ -33,6 +33,10 @@ from ablate.worker import Back, Hand, Job, Message, Place, play
 STEP_S = 0.5
 """A worker reports when it has something to say and so much time has passed since it did."""
 WATCH_S = 0.5
+JOINING = (
+    "All machines need the same Ray; where a cluster asks for its token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+    "RAY_AUTH_TOKEN_PATH must be set here too."
+)
 PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """Of our environment workers get what says where an object store is. Never what is secret: Ray shows it to all."""
 MAIN = ("gcs_server", "raylet")
@@ -50,9 +54,9 @@ def main(connection_fd: int, lifeline_fd: int) -> None:
     try:
         _start(address, session, job, folder)
         if isinstance(wanted, Question):
-            connection.send(("seen", survey(wanted)))
+            connection.send(("seen", survey(_about_home(wanted, job, folder))))
             return
-        census = Census(wanted, _question(job, folder) if address else None)
+        census = Census(wanted, _about_home(Question(), job, folder) if address else None)
         if not census.slots:
             raise TooLittle(census.too_little())
     except (TooLittle, parcel.TooLarge) as error:
@@ -61,7 +65,7 @@ def main(connection_fd: int, lifeline_fd: int) -> None:
     except (ConnectionError, TimeoutError, ray.exceptions.AuthenticationError) as error:
         if address is None:
             raise
-        connection.send(("refused", f"the Ray cluster at {address} cannot be reached: {error}"))
+        connection.send(("refused", f"the Ray cluster at {address} cannot be joined: {error}. {JOINING}"))
         return
     connection.send(("ready", census.slots))
     importing.join()
@@ -75,13 +79,12 @@ def main(connection_fd: int, lifeline_fd: int) -> None:
         ray.shutdown()
 
 
-def _question(job: Job, folder: Path) -> Question:
-    """What a node must see to take part: the home."""
-    remote: str | None = getattr(job.home, "remote", None)
-    if remote:
-        return Question(store=remote)
+def _about_home(question: Question, job: Job, folder: Path) -> Question:
+    """Asks also for what a node must see to take part: the home."""
+    if job.home.remote:
+        return replace(question, store=job.home.remote)
     (folder / nodes.TOKEN).touch()
-    return Question(folder=folder)
+    return replace(question, folder=folder)
 
 
 class TooLittle(ValueError):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ablate.dispatch import Dispatch, Pace
-from ablate.executors import Lost, Unavailable
+from ablate.executors import Lost, Shut, Slots, Unavailable
 from ablate.home import Home
 from ablate.log import Log, Record, read
 from ablate.plan import plan
@@ -192,3 +192,12 @@ def test_pace(seconds, left, slots, size):
     if seconds is not None:
         pace.note(seconds)
     assert pace.size(left, slots) == size
+
+
+def test_nodes_that_come_go_or_lack_something_are_logged(desk):
+    desk.hear([Shut("n1", "far", "the home is not there"), Slots(3, ("near",))])
+    (told,) = (event.why for event in desk.heard if event.kind == "avoided")
+    assert told == "far gets no trials: the home is not there"
+    assert [(line["node"], line["host"]) for line in lines(desk, "avoided")] == [("n1", "far")]
+    assert [(line["count"], line["hosts"]) for line in lines(desk, "slots")] == [(3, ["near"])]
+    assert desk.slots == 3
