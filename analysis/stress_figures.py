@@ -36,6 +36,8 @@ Runs = dict[str, list[Exhibit]]
 CORRUPTED = "corrupted_"
 ACROSS = 3
 """Reliability diagrams beside one another."""
+DECADES = 4
+"""Powers of ten named on an axis, at most."""
 
 
 def corruptions(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
@@ -310,6 +312,10 @@ def _drawn_radii(labels: Sequence[str], runs: Sequence[Sequence[Exhibit]]) -> Fi
         guessed.plot(own[0].arrays["attacked_radii"], 100 * attacked_R, "o", color=colour, ms=3.2)
         sound.plot(spread_R, 100 * beyond(own, "certified", spread_R), color=colour, lw=1.2)
     sound.set_xscale("log")
+    sound.minorticks_off()
+    first, last = math.ceil(math.log10(spread_R[0])), math.floor(math.log10(spread_R[-1]))
+    powers = range(last, first - 1, -max(1, math.ceil((last - first + 1) / DECADES)))
+    sound.set_xticks([10.0**power for power in powers], [f"1e{power}" for power in powers])
     sound.set_yticklabels([])
     for axes, title in ((guessed, "estimated"), (sound, "certified")):
         axes.set_ylim(0, 101)

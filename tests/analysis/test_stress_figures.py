@@ -103,6 +103,7 @@ def test_reliability_joins_runs_by_their_images(exhibits, study):
 def test_radii_are_the_share_of_images_that_are_right_and_as_far_from_the_boundary(exhibits, study):
     estimates, certificates = picture(exhibits, study, "radii-digits-closed").draw().axes
     assert (estimates.get_title(loc="left"), certificates.get_title(loc="left")) == ("estimated", "certified")
+    assert [label.get_text() for label in certificates.get_xticklabels()] == ["1e-6", "1e-7", "1e-8"]
     lines = {"estimated": estimates.lines[::3], "searched": estimates.lines[1::3], "certified": certificates.lines}
     for place, arm in enumerate(study.arms):
         runs = [run for run in exhibits.of(arm.name) if run.block.startswith("digits")]
