@@ -23,8 +23,8 @@ from search_spaces.study import Arm, Study
 
 Floats = NDArray[np.floating]
 
-FOUND, TRUE = "#00a0ff", "#ffffff"
-"""Edges of boxes."""
+FOUND, TRUE = "#00a0ff", "#ffc800"
+"""Edges of boxes: blue and yellow are seen on grey, on the maps' red and on either page."""
 
 
 def boxes(exhibits: Exhibits, study: Study) -> tuple[Picture, ...]:
@@ -44,8 +44,8 @@ def _boxes(arm: Arm, run: Exhibit) -> Picture:
     return Picture(
         f"boxes-{re.sub(r'[^A-Za-z0-9_.]+', '-', arm.name)}",
         f"Boxes of {label}",
-        "Test images with their true boxes, and below each the map of the class answered: the redder, the nearer to "
-        f"its largest value; the box found around it is blue, dashed. Run {run.block}.",
+        "Test images with their true boxes, yellow, and below each the map of the class answered: the redder, the "
+        f"nearer to its largest value; the box found around it is blue, dashed. Run {run.block}.",
         f"{label}: on {len(found_N4)} images boxes found cover {display.fixed(100 * covered, 0)}%, true ones "
         f"{display.fixed(100 * truly, 0)}%",
         partial(_drawn, run.arrays["box_images"], run.arrays["box_maps"], found_N4, true_NM4),
