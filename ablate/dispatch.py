@@ -18,11 +18,12 @@ from ablate.failures import POLICY, Cause, Kernel, loss_of
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
+from ablate.packing import Footprint, Packing
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
 from ablate.steering import NOTHING, Helm, Steered, extended, withheld
 from ablate.store import Away
-from ablate.worker import Adopted, Back, Began, Hand, Progress
+from ablate.worker import Adopted, Back, Began, Hand, Measured, Progress
 
 HAND_S = 1.0
 """Trials measured to be shorter than half of this are handed out several at a time, about so many seconds of them."""
@@ -49,6 +50,7 @@ class Dispatch:
         grow: Callable[[Plan], tuple[Plan, tuple[str, ...]] | None] = lambda _plan: None,
         launch: Callable[[Plan], tuple[str, ...]] = lambda _plan: (),
         steered: Steered = NOTHING,
+        pack: bool = False,
     ) -> None:
         """A desk for the trials of the plan that are wanted.
 
@@ -62,12 +64,14 @@ class Dispatch:
             grow: asked when all is done; a larger plan and what is wanted of it, or None.
             launch: told of a plan that an order made larger; says what is wanted of it.
             steered: what the orders so far come to.
+            pack: trials share GPUs.
         """
         self.home, self.watch, self.grow, self.launch = home, watch, grow, launch
         self.helm = Helm(home, plan.sweep, steered)
         self.sweep, self.sizes = plan.sweep, _sizes(home, plan.sweep)
         self.where = f"{socket.gethostname()}/{where}"
         self.attempts: dict[str, int] = {}
+        self.packing = Packing(on=pack)
         self.hands: dict[int, dict[str, None]] = {}
         """Number of a hand -> its trials that have not ended."""
         self.busy: list[str] = []
@@ -97,6 +101,7 @@ class Dispatch:
         self.scheduler = Scheduler(plan, finished, wanted, out)
         self.scheduler.withhold(*withheld(plan, self.helm.steered.arms))
         self.trials = {trial.id: trial for trial in plan.trials}
+        self.packing.know(self.trials)
         self.attempts |= {ident: self._entry(ident).attempts for ident in wanted if ident not in out}
 
     def open(self, log: Log, slots: int) -> None:
@@ -127,9 +132,11 @@ class Dispatch:
         if trials:
             self.hands[self.handed] = {trial.id: None for trial in trials}
             self._begin(trials[0].id)
+        idents = tuple(trial.id for trial in trials)
         dealt = tuple((trial, self.attempts[trial.id]) for trial in trials)
-        avoid = self.blame.avoid(tuple(trial.id for trial in trials))
-        return Hand(self.handed, dealt, HAND_S, avoid=avoid, token=self.helm.token(self.handed))
+        avoid, (gpus, probe) = self.blame.avoid(idents), self.packing.give(idents)
+        token = self.helm.token(self.handed)
+        return Hand(self.handed, dealt, HAND_S, gpus=gpus, avoid=avoid, token=token, probe=probe)
 
     def _deal(self) -> list[Trial]:
         size = self.pace.size(self.left, self.slots)
@@ -173,10 +180,11 @@ class Dispatch:
             elif isinstance(message, Progress):
                 self._progress(message)
             elif isinstance(message, Began):
-                self.blame.began(message.trial, message.node, message.host)
-                self._begin(message.trial)
+                self._begun(message)
             elif isinstance(message, Back):
                 self._back(message)
+            elif isinstance(message, Measured):
+                self._measured(message)
             elif isinstance(message, Slots):
                 self.slots = max(1, message.count)
                 self.log.append("slots", durable=False, count=message.count, hosts=message.hosts)
@@ -188,6 +196,16 @@ class Dispatch:
         self._conclude()
         if self.stop:
             raise Unavailable(self.stop)
+
+    def _begun(self, began: Began) -> None:
+        self.blame.began(began.trial, began.node, began.host)
+        self.packing.began(began.trial, began.host, began.gpus)
+        self._begin(began.trial)
+
+    def _measured(self, found: Measured) -> None:
+        peak, total = found.peak_bytes, found.total_bytes
+        share = self.packing.measured(found.trial, Footprint(peak, total))
+        self.log.append("measured", durable=False, trial=found.trial, peak=peak, total=total, share=share)
 
     def _begin(self, ident: str) -> None:
         if ident not in self.begun:
@@ -213,10 +231,12 @@ class Dispatch:
             self._avoided(self.blame.done(ident))
         else:
             cause = cast(Cause, record.reason)
+            if cause == "out_of_memory" and self.packing.crowded(ident):
+                cause = "crowded"
             if self._again(ident, cause, f"{cause.replace('_', ' ')}: {_last_line(record.error)}"):
                 return
         self.pace.note(record.seconds)
-        self._settle(record)
+        self._settle(self.packing.signed(record))
 
     def _again(self, ident: str, cause: Cause, why: str) -> bool:
         """Whether the trial that failed is back in the queue; one of a full disk always is, for another driver."""
@@ -331,6 +351,7 @@ class Dispatch:
         """The trial runs no longer, for whatever reason."""
         self.helm.back(ident)
         self.begun.pop(ident, None)
+        self.packing.left(ident)
         self.unsaid.pop(ident, None)
         for number, hand in list(self.hands.items()):
             hand.pop(ident, None)

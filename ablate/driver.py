@@ -83,6 +83,8 @@ class Options:
     """How often a trial is tried again after a lost worker or a full device (`failures.POLICY`)."""
     hang_after: float | None = None
     """Seconds without an epoch after which a trial hangs; None: an hour; inf: never."""
+    pack: bool = False
+    """Trials share GPUs, as many as their measured memory allows. Off by default: their times then say little."""
     retry_failed: bool = False
     """Run again what ended failed by an error or by divergence."""
     fresh: bool = False
@@ -131,6 +133,7 @@ def run(
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
     asked, plan = plan, _grown(_foreseen(plan, options)[0], options)
+    _check_packing(plan, options)
     with _stoppable():
         try:
             if not _due(plan, options, _wanted(plan, options)):
@@ -236,6 +239,7 @@ def _drive(
         grow=grow,
         launch=launch,
         steered=steered,
+        pack=options.pack,
     )
     try:
         slots = executor.slots()
@@ -395,6 +399,16 @@ def _executor(plan: Plan, options: Options) -> Executor:
     cpus, gpus = _cpus(plan, options), _gpus(plan, options)
     resources = Resources(cpus, gpus, options.slots, options.resources, options.labels)
     return Cluster(job, resources, options.address or os.environ.get("RAY_ADDRESS") or None, options.patience)
+
+
+def _check_packing(plan: Plan, options: Options) -> None:
+    gpus = _gpus(plan, options)
+    if options.pack and (options.local or gpus != 1):
+        found = "with --local there is one trial at a time" if options.local else f"a trial gets {gpus:g} of them"
+        raise Refused(
+            f"--pack shares GPUs by what a trial is measured to take of one, and {found}. Leave --pack out, or give "
+            f"--gpus-per-trial 1 without --local."
+        )
 
 
 def _require_gpus_here(wanted: float) -> None:

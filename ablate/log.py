@@ -20,6 +20,8 @@ Lines, all with "time" (UTC, seconds since the epoch):
     {"kind": "ordered", "order": name, "do": ..., "arms": [...], "blocks": n|null, "by": ..., "refused": ...}
         the driver took up what somebody ordered (`ablate.steering`); the arms' states follow from these lines.
     {"kind": "stopped", "trial": id, "attempt": n}   given back after an epoch because of an order.
+    {"kind": "measured", "trial": id, "peak": bytes, "total": bytes, "share": n}
+        what a trial took of a GPU; so many of its kind share one from now on (`packing`).
     {"kind": "left", "how": done|failed|interrupted}   the driver ended by itself.
 """
 

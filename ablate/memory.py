@@ -57,6 +57,19 @@ def peak(device: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def footprint(device: str) -> tuple[int, int] | None:
+    """Bytes of its GPU that a process with all of it has taken at its most, and all bytes; None where there is no GPU.
+
+    What other people's processes hold there counts as its own, so that nobody is crowded out.
+    """
+    if not _on_cuda(device):
+        return None
+    cuda = sys.modules["torch"].cuda
+    free, total = cuda.mem_get_info(device)
+    beside = total - free - cuda.memory_reserved(device)
+    return int(beside + cuda.max_memory_reserved(device)), int(total)
+
+
 def spoiled(device: str) -> str:
     """Why this process gets no more sense out of its device: an earlier fault; empty where all is well."""
     if not _on_cuda(device) or not sys.modules["torch"].cuda.is_initialized():

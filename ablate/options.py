@@ -124,6 +124,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cpus-per-trial", metavar="X", type=amount(zero=False), help="default: the scale's")
     group.add_argument("--gpus-per-trial", metavar="X", type=amount(zero=True), help="may be a fraction: 0.25")
+    group.add_argument("--pack", action="store_true", help="trials share GPUs, as many as their memory allows")
     group.add_argument(
         "--resource",
         metavar="NAME=AMOUNT",

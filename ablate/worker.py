@@ -8,7 +8,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -81,6 +82,8 @@ class Hand:
     """Ids of nodes where it must not be run."""
     token: str = ""
     """What a stop file must say to be meant for this hand."""
+    probe: bool = False
+    """Its trials have a GPU to themselves until it is known what they take of it; then they are handed back."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,16 @@ class Adopted:
     record: Record
 
 
-Message = Began | Progress | Record | Adopted | Back
+@dataclass(frozen=True)
+class Measured:
+    """What a trial took of the GPU that it had to itself, after its first epoch."""
+
+    trial: str
+    peak_bytes: int
+    total_bytes: int
+
+
+Message = Began | Progress | Record | Adopted | Back | Measured
 """What a worker tells its driver."""
 
 
@@ -146,14 +158,40 @@ def play(hand: Hand, job: Job, place: Place | None = None) -> Iterator[Message]:
             continue
         try:
             yield Began(trial.id, place.node, place.host, place.gpus)
-            yield from run_trial(trial, job, attempt, hand.token)
+            yield from (_probe if hand.probe else run_trial)(trial, job, attempt, hand.token)
         except Locked:
             yield Back((trial.id,), busy=True)
         except Stopped:
             yield Back((trial.id,), stopped=True)
 
 
-def run_trial(trial: Trial, job: Job, attempt: int = 1, token: str = "") -> Iterator[Progress | Record | Adopted]:
+def _probe(trial: Trial, job: Job, attempt: int, token: str) -> Iterator[Message]:
+    """The trial until it is known what it takes and its state is kept; then it is given back, unless it is over."""
+    measured = False
+    with closing(run_trial(trial, job, attempt, token)) as running:
+        for message in running:
+            yield message
+            if not isinstance(message, Progress):
+                continue
+            if not measured and (found := memory.footprint(job.device)) is not None:
+                measured = True
+                yield Measured(trial.id, *found)
+            epoch = message.epochs[-1]["epoch"]
+            if measured and epoch < trial.config.get("epochs", 0) and _is_kept(job, trial, epoch):
+                break
+        else:
+            return
+    yield Back((trial.id,))
+
+
+def _is_kept(job: Job, trial: Trial, epoch: int) -> bool:
+    folder = job.home.trial(trial.id)
+    return (folder / checkpoint.STATE).exists() and checkpoint.reached(folder) == epoch
+
+
+def run_trial(
+    trial: Trial, job: Job, attempt: int = 1, token: str = ""
+) -> Generator[Progress | Record | Adopted, None, None]:
     """Trains `trial` from its last checkpoint on, or adopts its end; yields progress, and its record last.
 
     Closing the generator leaves the trial resumable and lets go of it. `token`: what a stop file must say.

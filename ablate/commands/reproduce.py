@@ -124,7 +124,7 @@ def provenance_changes(then: Record, now: Record) -> list[str]:
 
     today = {**provenance.collect(), **now.provenance}
     stale = provenance.stale(then, _digests(then, now), now.provenance.get("data_digest"))
-    names = [name for name in then.provenance if not name.startswith(("code", "data_", "diff_"))]
+    names = [name for name in then.provenance if not name.startswith(("code", "data_", "diff_", "shared_"))]
     moved = [
         f"{name} is {today.get(name, 'absent')} now, was {then.provenance[name]}"
         for name in names

@@ -20,7 +20,7 @@ HOW = (
     *("mlflow", "optuna"),
 )
 PAIRS = ("resource", "label")
-FLAGS = ("local", "fresh", "retry_failed", "quiet")
+FLAGS = ("local", "pack", "fresh", "retry_failed", "quiet")
 """Options that say how to run, with a value, with several and without; whoever goes on wants them again."""
 
 
@@ -78,6 +78,7 @@ def driver_options(home: Home, args: argparse.Namespace) -> "Options":
         mlflow=options.sink(args.mlflow, home.mlflow),
         optuna=options.sink(args.optuna, home.optuna),
         hang_after=math.inf if args.hang_after == 0 else args.hang_after,
+        pack=args.pack,
         retry_failed=args.retry_failed,
         fresh=args.fresh,
         command=typed_command(),
