@@ -1,8 +1,8 @@
 """What the paper of GradMix measures besides open sets, on networks that `trainables.gradmix` trains on all classes.
 
 Paper: Informed Mixing (GradMix), arXiv 2505.12803. `gradmix_closed` is its Table 3, `gradmix_ood` Table 4,
-`gradmix_corruptions` section 4.3 with Table 5, `gradmix_spread` Figure 6, whose networks are those of the open-set
-studies.
+`gradmix_corruptions` section 4.3 with Table 5. `gradmix_dimension`, Table 1, and `gradmix_spread`, Figure 6, are of the
+networks of the open-set studies.
 
 Studies of one scale share blocks, settings and so the trained networks.
 """
@@ -16,6 +16,7 @@ from search_spaces import gradmix
 from search_spaces.gradmix import EQ3, GRADMIX, LAM, printed
 from search_spaces.study import Arm, Block, Contrast, Outcome, Published, Scale, Study
 from trainables.corruption_settings import CORRUPTIONS, SEVERITIES
+from trainables.dimension import Config as Dimension
 from trainables.knn_ood import Config as Outside
 from trainables.knn_osr import Config as Scoring
 from trainables.metrics import GRADMIX_OOD
@@ -288,4 +289,63 @@ OOD = Study(
     ),
 )
 
-STUDIES: tuple[Study, ...] = (CLOSED, CORRUPTIONS_STUDY, SPREAD, OOD)
+# --- Table 1: intrinsic dimension -------------------------------------------------------------------------------------
+
+READINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "head": ("head, mean over classes", {}),
+    "backbone": ("features before the head, mean over classes", {"feature": "backbone"}),
+    "head_all": ("head, all classes at once", {"over": "all"}),
+    "backbone_all": ("features before the head, all classes at once", {"feature": "backbone", "over": "all"}),
+}
+MEASURED = (*gradmix.LOSS_ARMS, Arm(name="gradmix", label="GradMix", config=GRADMIX, per_dataset=LAM))
+
+
+def measured(trained: Arm, reading: str) -> Arm:
+    """The dimension of the features of an arm's network, by one reading; the code's reading goes without saying."""
+    label, fields = READINGS[reading]
+    return Arm(
+        name=trained.name if reading == "head" else f"{trained.name}_{reading}",
+        label=f"{trained.label}: {label}",
+        config=Dimension(network=Needed("gradmix", trained.config), **fields),
+        per_dataset=trained.per_dataset,
+    )
+
+
+DIMENSION_STUDY = Study(
+    name="gradmix_dimension",
+    question="Does SimCLR raise the intrinsic dimension of the features, whichever layer and images are meant?",
+    source=printed("section 1, Table 1"),
+    method="dimension",
+    arms=tuple(measured(trained, reading) for reading in READINGS for trained in MEASURED),
+    baseline="supcon",
+    scales=gradmix.scales(*gradmix.CIFAR10_AND_TINY),
+    outcome=gradmix.DIMENSION,
+    secondary=(Outcome(metric="accuracy", label="closed-set accuracy"),),
+    contrasts=(
+        Contrast(arm="supcon_simclr", reference="supcon"),
+        *(
+            Contrast(arm=f"supcon_simclr_{reading}", reference=f"supcon_{reading}", family="other readings")
+            for reading in tuple(READINGS)[1:]
+        ),
+        *(
+            Contrast(arm=f"gradmix{end}", reference=f"supcon_simclr{end}", family="mixing")
+            for end in ("", *(f"_{reading}" for reading in tuple(READINGS)[1:]))
+        ),
+    ),
+    published=tuple(
+        replace(number, where=f"{number.where}: intrinsic dimension")
+        for number in gradmix.LOSS.published
+        if number.metric == "intrinsic_dimension"
+    ),
+    claim="On CIFAR-10 the dimension rises from 8.1 to 14.3, on Tiny-ImageNet from 10.0 to 17.5.",
+    notes=(
+        "The paper names neither the layer nor what is averaged; its code takes the head's output, class by class. "
+        "That is the first reading, and the three others change the layer, or take all images at once.",
+        "The estimate grows with the number of images where these are few for the dimension; at the small sizes it is "
+        "comparable between arms alone.",
+        "GradMix's features are not in Table 1. The networks are those of gradmix_loss and gradmix_layers.",
+        gradmix.PAIRED,
+    ),
+)
+
+STUDIES: tuple[Study, ...] = (DIMENSION_STUDY, CLOSED, CORRUPTIONS_STUDY, SPREAD, OOD)

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 from trainables import (
     adautomix,
+    dimension,
     gradmix,
     greg,
     knn_ood,
@@ -32,6 +33,7 @@ from trainables.protocol import Method
 
 METHODS: dict[str, Method] = {
     "adautomix": Method(adautomix.train, adautomix.Config),
+    "dimension": Method(dimension.train, dimension.Config),
     "gradmix": Method(gradmix.train, gradmix.Config),
     "greg": Method(greg.train, greg.Config),
     "knn_ood": Method(knn_ood.train, knn_ood.Config),

@@ -26,7 +26,18 @@ Scores = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1], not normalised -> scores (B, K), in eval mode."""
 
 WITHOUT_NETWORK = frozenset(
-    {"knn_ood", "knn_osr", "localisation", "margin_scores", "ood_radius", "ood_scores", "probes", "spread", "stress"}
+    {
+        "dimension",
+        "knn_ood",
+        "knn_osr",
+        "localisation",
+        "margin_scores",
+        "ood_radius",
+        "ood_scores",
+        "probes",
+        "spread",
+        "stress",
+    }
 )
 """Methods of the catalogue that only read what others trained."""
 UNREADABLE = frozenset({"margins"})

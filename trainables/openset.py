@@ -136,7 +136,7 @@ def evaluate(
         unknown_QC = class_scores(others[feature], train[feature], labels_N, classes, k)
         results["auroc"] = metrics.auroc(_numpy(known_score(known_QC, score)), _numpy(known_score(unknown_QC, score)))
     if intrinsic_dimension:
-        results |= _dimension(_numpy(train["head"]), _numpy(labels_N))
+        results |= dimension(_numpy(train["head"]), _numpy(labels_N))
     if linear_probe:
         results["linear_accuracy"] = linear_accuracy(train["backbone"], labels_N, test["backbone"], truth_Q)
     return results
@@ -188,9 +188,13 @@ def linear_accuracy(
     return float((predicted_Q == truth_Q).double().mean())
 
 
-def _dimension(features_ND: np.ndarray, labels_N: np.ndarray, points: int = 5000) -> dict[str, float]:
+def dimension(
+    features_ND: np.ndarray, labels_N: np.ndarray, points: int = 5000, fraction: float = 0.9
+) -> dict[str, float]:
     """Mean over classes of TwoNN on at most `points` images each; empty when no class has enough distinct images."""
-    values = [metrics.intrinsic_dimension(features_ND[labels_N == label][:points]) for label in np.unique(labels_N)]
+    values = [
+        metrics.intrinsic_dimension(features_ND[labels_N == label][:points], fraction) for label in np.unique(labels_N)
+    ]
     finite = [value for value in values if np.isfinite(value)]
     return {"intrinsic_dimension": float(np.mean(finite))} if finite else {}
 

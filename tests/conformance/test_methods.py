@@ -34,6 +34,7 @@ OWN = {method: {"network": "wrn10_2"} for method in ("greg", "pretraining")} | {
 }
 """The same for one method alone."""
 NEEDED = {
+    "dimension": "gradmix",
     "knn_ood": "gradmix",
     "knn_osr": "gradmix",
     "localisation": "rmix",
@@ -46,7 +47,7 @@ NEEDED = {
     "transfer": "pretraining",
 }
 """Method -> what trains the network that it asks for."""
-WITHOUT_RANDOMNESS = {"knn_ood", "knn_osr", "localisation", "margin_scores", "ood_radius", "ood_scores"}
+WITHOUT_RANDOMNESS = {"dimension", "knn_ood", "knn_osr", "localisation", "margin_scores", "ood_radius", "ood_scores"}
 """Methods whose numbers the seed does not change."""
 
 

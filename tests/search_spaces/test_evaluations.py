@@ -148,3 +148,9 @@ def test_table_5_is_trained_as_the_imagenet_path_is():
         changed = {name for name, value in config.items() if value != configs["rmix"][name]}
         assert changed <= {"mix", "clean_weight", "alpha"}, arm
         assert (config["clean_weight"] > 0) == (arm == "rmix")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
+def test_dimensions_are_of_networks_of_the_open_set_studies(scale):
+    theirs = {trial for study in ("gradmix_loss", "gradmix_layers") for _, _, trial in trained(study, scale)}
+    assert {trial for _, _, trial in networks("gradmix_dimension", scale)} <= theirs
