@@ -116,6 +116,7 @@ def run(
     options: Options,
     watch: Callable[[Event], None] = lambda _event: None,
     check: Callable[[], None] = lambda: None,
+    executor: "Callable[[Plan, Options], Executor] | None" = None,
 ) -> Result:
     """Runs all trials of `plan` that no log of the home has finished, and returns where they stand.
 
@@ -126,6 +127,7 @@ def run(
         options: how.
         watch: hears of every event.
         check: raises where something else forbids training; called before any, while Ray starts, if there is any.
+        executor: makes what runs the hands; None: as the options say, Ray or this process.
 
     Raises:
         Held: another driver runs this sweep.
@@ -142,7 +144,7 @@ def run(
                     return _nothing_to_do(plan, options, held)
             _refuse_if_held(plan, options)
             options.home.root.mkdir(parents=True, exist_ok=True)
-            with _executor(plan, options) as executor:
+            with (executor or _executor)(plan, options) as hands:
                 # What costs time here costs none: Ray starts meanwhile. A refusal has written nothing.
                 check()
                 _check_sinks(options)
@@ -153,7 +155,7 @@ def run(
                         return _nothing_to_do(plan, options, held)
                     if plan is not asked:
                         watch(Event("grown", plan=plan))
-                    return _drive(plan, options, wanted, watch, executor, held)
+                    return _drive(plan, options, wanted, watch, hands, held)
         except KeyboardInterrupt:
             return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
 
@@ -358,7 +360,8 @@ def _not_run(plan: Plan, options: Options, result: Result) -> str:
     return f"{steered.text}: {len(cancelled)} trials were not run. `steer STUDY resume ARM`, then `resume`, runs them."
 
 
-def _job(plan: Plan, options: Options) -> Job:
+def job_of(plan: Plan, options: Options) -> Job:
+    """What the workers are told beside their trials."""
     methods = sorted({trial.method for trial in plan.trials})
     return Job(
         home=replace(options.home, root=options.home.root.resolve()),
@@ -391,7 +394,7 @@ def _device(plan: Plan, options: Options) -> str:
 
 
 def _executor(plan: Plan, options: Options) -> Executor:
-    job = _job(plan, options)
+    job = job_of(plan, options)
     if options.local:
         if _gpus(plan, options) > 0:
             _require_gpus_here(_gpus(plan, options))

@@ -98,7 +98,7 @@ def test_ctrl_c_is_no_hang(tmp_path):
 
 @pytest.mark.parametrize(("asked", "job"), [(None, 3600.0), (7.0, 7.0), (math.inf, math.inf)])
 def test_how_long_is_said_by_the_option(tmp_path, asked, job):
-    found = driver._job(plan(STUDY, "smoke"), Options(home=Home(tmp_path), hang_after=asked))
+    found = driver.job_of(plan(STUDY, "smoke"), Options(home=Home(tmp_path), hang_after=asked))
     assert (found.hang_after_s, found.apart) == (job, True)
 
 

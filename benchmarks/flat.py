@@ -1,0 +1,181 @@
+"""Does a trial cost the driver as much after ten thousand as at first? No work, a simulated executor, no Ray.
+
+    python -m benchmarks.flat [--trials 10000] [--slots 16] [--epochs 1]
+
+Everything of the driver's is as in a sweep: the plan, Optuna's queue, the log with its summary, on disk before anything
+else happens. Workers are simulated: what they would say comes at once, of some slot in turn. Time and memory are of the
+driver's process, by thousands of trials; the first thousand begins when fifty have ended, so that it holds no imports.
+`status` is a process of its own, asked meanwhile and not counted in.
+"""
+
+import argparse
+import gc
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate import driver
+from ablate.driver import Event, Options
+from ablate.executors import Said, Take
+from ablate.home import Home
+from ablate.log import Record
+from ablate.plan import Plan, Trial
+from ablate.plan import plan as make_plan
+from ablate.worker import Began, Hand, Job, Message, Progress
+from benchmarks import overhead_study
+
+ROOT = Path(__file__).resolve().parent.parent
+WARM = 50
+STEP = 1000
+
+
+class Simulated:
+    """Slots whose trials end the moment they begin; an executor as the driver wants one."""
+
+    def __init__(self, job: Job, slots: int, epochs: int) -> None:
+        self.job, self.count, self.epochs = job, slots, epochs
+
+    def __enter__(self) -> "Simulated":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def slots(self) -> int:
+        """As asked for."""
+        return self.count
+
+    def messages(self, take: Take) -> Generator[list[Said], None, None]:
+        """Of one slot after another, in an order drawn once for all."""
+        draw, hands = random.Random(0), list[Hand]()
+        while (hand := take()) is not None:
+            if hand.trials:
+                hands.append(hand)
+            if len(hands) == self.count or not hand.trials:
+                yield list(self._played(hands.pop(draw.randrange(len(hands)))))
+        for hand in hands:
+            yield list(self._played(hand))
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def _played(self, hand: Hand) -> Generator[Message, None, None]:
+        for trial, attempt in hand.trials:
+            yield Began(trial.id)
+            record = self._record(trial, attempt)
+            yield Progress(trial.id, record.epochs)
+            yield record
+
+    def _record(self, trial: Trial, attempt: int) -> Record:
+        metrics = {"auroc": float(trial.config["value"]), "loss": 0.5}
+        epochs = tuple({"epoch": k, "seconds": 0.001, "metrics": metrics} for k in range(1, self.epochs + 1))
+        fields = (trial.id, trial.method, trial.config, trial.data, trial.seed)
+        now = time.time()
+        return Record(
+            *fields, "done", epochs=epochs, attempts=attempt, seconds=1.0, started=now, ended=now, provenance=KNOWN
+        )
+
+
+KNOWN = {"code_digest": "c" * 16, "data_digest": "d" * 64, "device": "cpu", "threads": 1, "torch": "2.0"}
+
+
+@dataclass
+class Mark:
+    """The driver after so many ends."""
+
+    ended: int
+    wall_s: float
+    cpu_s: float
+    resident_bytes: int
+    blocks: int
+    """Objects that Python holds memory for."""
+
+
+class Meter:
+    """Watches the sweep: marks at every thousandth end, and asks for its status at some."""
+
+    def __init__(self, home: Home, trials: int, step: int = STEP, *, ask: bool = True) -> None:
+        self.home, self.ended, self.away_s = home, 0, 0.0
+        self.at = [WARM, *range(WARM + step, trials - step + 1, step), trials]
+        self.asked = (WARM, self.at[len(self.at) // 2], trials) if ask else ()
+        self.marks: list[Mark] = []
+        self.status_s: dict[int, float] = {}
+
+    def watch(self, event: Event) -> None:
+        """Goes to `driver.run`."""
+        self.ended += event.kind == "ended"
+        if event.kind == "ended" and self.ended in self.at:
+            self._mark()
+
+    def _mark(self) -> None:
+        begun = time.perf_counter()
+        gc.collect()
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        cpu = time.process_time()
+        self.marks.append(Mark(self.ended, begun - self.away_s, cpu, resident, sys.getallocatedblocks()))
+        if self.ended in self.asked:
+            self.status_s[self.ended] = self._status()
+        self.away_s += time.perf_counter() - begun
+
+    def _status(self) -> float:
+        command = [sys.executable, "-m", "ablate", "status", "--home", str(self.home.root), "--json"]
+        begun = time.perf_counter()
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+        seconds = time.perf_counter() - begun
+        (sweep,) = json.loads(done.stdout)
+        assert sweep["trials"]["done"] <= self.ended <= sweep["trials"]["total"]
+        return round(seconds, 2)
+
+
+def measure(trials: int, slots: int, epochs: int, step: int = STEP, *, ask: bool = True) -> dict[str, Any]:
+    """Figures of one sweep, by so many trials; `ask`: for its status too."""
+    with tempfile.TemporaryDirectory(prefix="flat-") as folder:
+        home, whole = Home(Path(folder)), make_plan(overhead_study.noops(trials), "smoke")
+        meter = Meter(home, len(whole.trials), step, ask=ask)
+
+        def simulated(plan: Plan, options: Options) -> Simulated:
+            return Simulated(driver.job_of(plan, options), slots, epochs)
+
+        begun = time.perf_counter()
+        result = driver.run(whole, Options(home=home), meter.watch, executor=simulated)
+        seconds = time.perf_counter() - begun
+        assert len(result.done) == len(whole.trials) == meter.ended
+        size = home.log(whole.sweep).stat().st_size
+    return {"trials": trials, "seconds": round(seconds, 1), "log MB": round(size / 1e6, 1)} | _figures(meter)
+
+
+def _figures(meter: Meter) -> dict[str, Any]:
+    """By thousand: milliseconds and kilobytes a trial; and the last over the first."""
+    pairs = list(zip(meter.marks, meter.marks[1:], strict=False))
+    rows = {
+        "wall ms": [1e3 * (b.wall_s - a.wall_s) / (b.ended - a.ended) for a, b in pairs],
+        "cpu ms": [1e3 * (b.cpu_s - a.cpu_s) / (b.ended - a.ended) for a, b in pairs],
+        "resident kB": [(b.resident_bytes - a.resident_bytes) / (b.ended - a.ended) / 1e3 for a, b in pairs],
+        "blocks": [(b.blocks - a.blocks) / (b.ended - a.ended) for a, b in pairs],
+    }
+    ratios = {name: round(values[-1] / values[0], 2) for name, values in rows.items() if values[0] > 0}
+    rounded = {name: [round(value, 3) for value in values] for name, values in rows.items()}
+    return {"a trial, by thousands": rounded, "last over first": ratios, "status s, after so many": meter.status_s}
+
+
+def main() -> None:
+    """See the top of the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=1)
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    print(json.dumps(measure(args.trials, args.slots, args.epochs) | {"load before": load}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
