@@ -104,7 +104,7 @@ class Meter:
 
     def __init__(self, home: Home, trials: int, step: int = STEP, *, ask: bool = True) -> None:
         self.home, self.ended, self.away_s = home, 0, 0.0
-        self.at = [WARM, *range(WARM + step, trials - step + 1, step), trials]
+        self.at = [WARM, *range(WARM + step, trials - step, step), trials - step, trials]
         self.asked = (WARM, self.at[len(self.at) // 2], trials) if ask else ()
         self.marks: list[Mark] = []
         self.status_s: dict[int, float] = {}
