@@ -18,6 +18,7 @@ from ablate.failures import POLICY, Cause, Kernel, loss_of
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
+from ablate.masking import redact
 from ablate.packing import Footprint, Packing
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
@@ -343,9 +344,10 @@ class Dispatch:
         hung = watchdog.found(folder.path, attempt)
         cause = "hung" if hung else cause
         self.blame.began(ident, lost.node)
-        if not self._again(ident, cause, _last_line(hung) if hung else lost.why):
+        why = redact(lost.why)
+        if not self._again(ident, cause, _last_line(hung) if hung else why):
             self._put_down(ident)
-            self._settle(_failed(self.trials[ident], POLICY[cause].recorded, hung or lost.why, attempt))
+            self._settle(_failed(self.trials[ident], POLICY[cause].recorded, hung or why, attempt))
 
     def _put_down(self, ident: str) -> None:
         """The trial runs no longer, for whatever reason."""

@@ -5,7 +5,8 @@ synced. It is a projection: where it is missing, cut short or of another log, th
     {"summary": VERSION, "log": digest of the log's first line}
     {"provenance": {...}}     said once; the ends name it by its place among these lines
     {"end": {...}}            how a trial ended, without its epochs: what its metrics came to
-    {"at": byte, "ends": n, ...}     all else that the log says up to there (`Standing`), and how many ends
+    {"at": byte, "ends": n, "before": checksum, ...}
+        all else that the log says up to there (`Standing`), how many ends, and a checksum of the bytes before
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,8 @@ from ablate.steering import Steered
 VERSION = 1
 MARK_BYTES = 1 << 18
 """The log grows by so much, at most, before the summary says again how things stand."""
+TAIL_BYTES = 256
+"""So much of a log before a mark tells it from another that begins alike: every line has its time."""
 REMAKE_BYTES = 1 << 23
 """A reader that had to read so much of a log leaves a summary behind."""
 RULES = (("last", True), ("median_last_10", True), ("best_oracle", True), ("best_oracle", False))
@@ -217,7 +221,7 @@ class Keeper:
     def _mark(self, end: int) -> None:
         steered = self.standing.steered
         how = vars(self.standing) | {"steered": {"arms": steered.arms, "taken": sorted(steered.taken)}}
-        self._write({"at": end, "ends": self.ends} | how)
+        self._write({"at": end, "ends": self.ends, "before": _before(self.home.log(self.sweep), end)} | how)
         self.marked = end
 
     def _write(self, fields: Mapping[str, Any]) -> None:
@@ -233,6 +237,7 @@ class _Known:
     ends: list[dict[str, Any]] = field(default_factory=list)
     provenances: list[dict[str, Any]] = field(default_factory=list)
     at: int = 0
+    before: int = 0
     size: int = 0
     """Of its whole lines, in bytes; 0: there is none that is right."""
 
@@ -251,7 +256,7 @@ def _read(home: Home, sweep: str) -> _Known:
                     break
                 known.size += len(raw)
                 _add(known, json.loads(raw))
-        if not _begins_a_line(log, known.at):
+        if known.at and _before(log, known.at) != known.before:
             return _Known()
     except (OSError, ValueError, KeyError, TypeError):
         return _Known()
@@ -269,7 +274,7 @@ def _add(known: _Known, fields: dict[str, Any]) -> None:
     elif "provenance" in fields:
         known.provenances.append(fields["provenance"])
     else:
-        known.at = fields.pop("at")
+        known.at, known.before = fields.pop("at"), fields.pop("before")
         if fields.pop("ends") != len(known.ends):
             raise ValueError("an end is missing")
         steered = fields.pop("steered")
@@ -299,10 +304,8 @@ def _first_line(log: Path) -> str:
         return hashlib.sha256(file.readline()).hexdigest()[:16]
 
 
-def _begins_a_line(log: Path, at: int) -> bool:
-    """Whether a line of the log begins, or is to begin, at that byte."""
-    if at == 0:
-        return True
+def _before(log: Path, at: int) -> int:
+    """Checksum of the log's last bytes before that one."""
     with log.open("rb") as file:
-        file.seek(at - 1)
-        return file.read(1) == b"\n"
+        file.seek(max(0, at - TAIL_BYTES))
+        return zlib.crc32(file.read(min(at, TAIL_BYTES)))

@@ -1,10 +1,12 @@
 """How long the commands take as whole processes, from the shell and back.
 
-    python benchmarks/commands.py [--repeats 5]
+    python -m benchmarks.commands [--repeats 5] [--trials 10000] [--epochs 200]
 
 Each command runs in a process of its own on a home with one finished sweep of the default study's size (its numbers are
 invented: what a command costs does not depend on them). Beside each stands a bare `python -c pass` and
 `python -c "import torch"` of the same run, since machines differ. Limits: --help and list 0.5 s, the others 2.5 s.
+
+Then `status` on a long sweep that a driver holds: so many ended trials of so many epochs. Limit 1 s.
 """
 
 import argparse
@@ -14,11 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ablate import provenance
 from ablate.home import Home
+from ablate.lock import hold
 from ablate.log import Log, Record
-from ablate.plan import Trial, plan
+from ablate.plan import Plan, Trial, plan
+from ablate.summary import Keeper
+from benchmarks import overhead_study
 from search_spaces import catalogue
 
 STUDY = "gradmix_layers"
@@ -29,10 +37,13 @@ def main() -> None:
     """Prints one line a command: median, spread, limit."""
     parser = argparse.ArgumentParser(description="times the commands as whole processes")
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--trials", type=int, default=10_000, help="of the long sweep")
+    parser.add_argument("--epochs", type=int, default=200, help="of each of them")
+    args = parser.parse_args()
+    print(f"{'python ...':<34}{'median s':>10}{'least':>8}{'most':>8}{'CPU s':>8}{'limit':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
-        write_sweep(home)
+        study = catalogue.load(STUDY)
+        write_sweep(Home(Path(folder)), plan(study, "laptop"), None)
         at = ["--home", folder]
         commands = [
             (["-c", "pass"], None),
@@ -43,14 +54,26 @@ def main() -> None:
             (["-m", "ablate", "status", *at], 2.5),
             (["-m", "ablate", "report", STUDY, *at], 2.5),
         ]
-        print(f"{'python ...':<34}{'median s':>10}{'least':>8}{'most':>8}{'CPU s':>8}{'limit':>8}")
         for words, limit in commands:
-            run(words)  # reads the files from disk once
-            walls, cpus = zip(*(run(words) for _ in range(repeats)), strict=True)
-            name = " ".join(word for word in words if word not in at)
-            bound = "" if limit is None else f"{limit:.1f}"
-            cells = [statistics.median(walls), min(walls), max(walls), statistics.median(cpus)]
-            print(f"{name:<34}{cells[0]:>10.2f}" + "".join(f"{cell:>8.2f}" for cell in cells[1:]) + f"{bound:>8}")
+            measure(words, limit, args.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        home, long = Home(Path(folder)), plan(overhead_study.noops(args.trials), "smoke")
+        write_sweep(home, long, args.epochs)
+        log = home.log(long.sweep)
+        print(f"{args.trials} trials of {args.epochs} epochs: a log of {log.stat().st_size / 1e6:.0f} MB")
+        with hold(home.lock(long.sweep), "process 1 on here"):
+            for words in (["status"], ["status", "--json"]):
+                measure(["-m", "ablate", *words, "--home", folder], 1.0, args.repeats)
+
+
+def measure(words: list[str], limit: float | None, repeats: int) -> None:
+    """Prints the line of one command."""
+    run(words)  # reads the files from disk once
+    walls, cpus = zip(*(run(words) for _ in range(repeats)), strict=True)
+    name = " ".join(words[: words.index("--home")] if "--home" in words else words)
+    bound = "" if limit is None else f"{limit:.1f}"
+    cells = [statistics.median(walls), min(walls), max(walls), statistics.median(cpus)]
+    print(f"{name:<34}{cells[0]:>10.2f}" + "".join(f"{cell:>8.2f}" for cell in cells[1:]) + f"{bound:>8}", flush=True)
 
 
 def run(words: list[str]) -> tuple[float, float]:
@@ -62,29 +85,31 @@ def run(words: list[str]) -> tuple[float, float]:
     return time.perf_counter() - begin, worked
 
 
-def write_sweep(home: Home) -> None:
-    """A finished sweep of the study at laptop scale, as its driver would have logged it."""
-    study = catalogue.load(STUDY)
-    whole = plan(study, "laptop")
-    log = Log(home.log(whole.sweep))
-    launch = {"study": study.to_plain(), "scale": "laptop", "arms": None, "blocks": None}
+def write_sweep(home: Home, whole: Plan, epochs: int | None) -> None:
+    """A finished sweep, as its driver would have logged it; so many epochs, or as many as configs say."""
+    keeper = Keeper(home, whole.sweep)
+    log = Log(home.log(whole.sweep), heard=keeper.hear)
+    launch = {"study": whole.study.to_plain(), "scale": whole.scale.name, "arms": None, "blocks": None}
     log.append("sweep", **launch, command="", provenance={})
+    known = provenance.collect() | {"device": "cpu", "threads": 1, "data_digest": "0" * 16}
     for number, trial in enumerate(whole.trials):
+        record = invented(trial, number, epochs or trial.config["epochs"], known)
         log.append("started", durable=False, trial=trial.id, attempt=1, where="here/cpu")
-        log.append("ended", durable=False, trial=trial.id, record=invented(trial, number))
+        log.append("ended", durable=False, trial=trial.id, record=record)
     log.append("left", how="done")
     log.close()
+    keeper.close()
 
 
-def invented(trial: Trial, number: int) -> Record:
+def invented(trial: Trial, number: int, count: int, known: Mapping[str, Any]) -> Record:
     """A record with as many numbers as a real one has."""
     epochs = [
         {
             "epoch": epoch,
             "seconds": 0.5,
-            "metrics": {"loss": 5 / epoch, "loss_supcon": 3 / epoch, "loss_mix": 2 / epoch},
+            "metrics": {"loss": 5 / epoch, "loss_supcon": 3 / epoch, "loss_mix": 2 / epoch, "flops": 1e9 * epoch},
         }
-        for epoch in range(1, trial.config["epochs"] + 1)
+        for epoch in range(1, count + 1)
     ]
     epochs[-1]["metrics"] |= {
         "auroc": 0.9 + 0.001 * (number * 7 % 11),
@@ -103,7 +128,7 @@ def invented(trial: Trial, number: int) -> Record:
         started=time.time() - 6.0,
         ended=time.time(),
         host="here",
-        provenance={"commit": "0" * 40, "dirty": False, "device": "cpu", "threads": 1, "torch": "0"},
+        provenance=known,
     )
 
 

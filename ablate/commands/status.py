@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from ablate.plan import Plan
 from ablate.progress import Progress, part_done, progress, time_left
 from ablate.running import holder
 from ablate.steering import Order, Steered, given
+from ablate.store import StoreError
 from ablate.summary import Standing, load, merged
 
 SHOWN = 10
@@ -97,7 +99,9 @@ def sweep_of(home: Home, plan: Plan, standing: Standing, entries: Mapping[str, E
     driver = driver_of(home, plan.sweep, standing)
     state = progress(plan, entries, driver.running, standing.steered.arms)
     left = _left(plan, driver, state)
-    waiting = tuple(given(home, plan.sweep, standing.steered.taken))
+    waiting: tuple[Order, ...] = ()
+    with suppress(StoreError):  # an object store that is away: what was fetched of it is shown
+        waiting = tuple(given(home, plan.sweep, standing.steered.taken))
     stale, superseded = staleness.stale(plan, entries), staleness.superseded(plan)
     return Sweep(plan, driver, state, left, stale, superseded, standing.steered, waiting)
 

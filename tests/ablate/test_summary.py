@@ -102,7 +102,8 @@ def test_only_what_is_newer_is_read_of_the_log(home, monkeypatch):
     # Unreadable before the last mark but for the launch: whoever looked there would fail.
     raw = bytearray(path.read_bytes())
     first = raw.index(b"\n") + 1
-    raw[first : known[-1] - 1] = b"?" * (known[-1] - 1 - first)
+    last = known[-1] - summary.TAIL_BYTES
+    raw[first:last] = b"?" * (last - first)
     path.write_bytes(raw)
     found = load(home, WHOLE.sweep)
     assert len(found.entries) == len(WHOLE.trials) - 2
@@ -142,6 +143,19 @@ def test_the_summary_of_a_log_that_was_there_before(home):
     write(home, keep=False)
     home.summary(WHOLE.sweep).write_bytes(kept)
     says_what_the_log_says(home, load(home, WHOLE.sweep))
+
+
+def test_a_log_that_went_on_otherwise_after_its_summary(home, monkeypatch):
+    """Same first line, same length, other ends: as a log in an object store that another driver continued."""
+    monkeypatch.setattr(summary, "MARK_BYTES", 1)
+    write(home)
+    path = home.log(WHOLE.sweep)
+    last = ledger(home)[WHOLE.trials[-3].id].record.epochs[-1]["metrics"]["loss"]
+    path.write_text(path.read_text().replace(repr(last), "0." + "7" * (len(repr(last)) - 2)))
+    text = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(text[:-3] + [line.replace('"time":1', '"time":2', 1) for line in text[-3:]]))
+    found = load(home, WHOLE.sweep).entries[WHOLE.trials[-3].id]
+    assert found.reached["loss"][0] == ledger(home)[WHOLE.trials[-3].id].record.epochs[-1]["metrics"]["loss"] != last
 
 
 def test_a_log_that_was_cut_after_its_summary(home, monkeypatch):
