@@ -1,6 +1,6 @@
 """A bad day of a cluster, in minutes: what the sweep lost, and whether its frame is the undisturbed one.
 
-    python -m benchmarks.cluster_day [--trials 60] [--minute 60] [--home DIR]
+    python -m benchmarks.cluster_day [--blocks 15] [--minute 60] [--home DIR]
 
 Three Ray nodes of two CPUs each, a head that trains nothing and the machine of the person who asks, each with an
 address of its own (`ray_nodes`); MLflow's server; a PostgreSQL for Optuna; an S3-compatible object store as home, which
@@ -32,27 +32,15 @@ from ablate.driver import Options, run
 from ablate.home import Home
 from ablate.plan import Plan, plan
 from benchmarks import kill_sweep, ray_nodes, services
-from search_spaces.study import Study
 from tests.ablate import s3, walks
 
 WORKERS = ("a", "b", "c")
 CPUS = 2
-ARMS = 4
-EPOCHS = 12
+STUDY = f"{walks.__file__}:day"
+"""Four arms; its trials take twelve seconds of sleep."""
 SHARE = 0.2
 """Of the object store's requests that fail."""
 LIMIT_S = 3600.0
-
-
-def study(trials: int, pause: float) -> Study:
-    """Random walks of a dozen epochs, so long each."""
-    arms = {f"d{k}": walks.Walk(drift=0.1 * k, epochs=EPOCHS, pause=pause) for k in range(ARMS)}
-    return walks.study("day", arms, blocks=trials // ARMS)
-
-
-def of_environment() -> Study:
-    """The study as the driver's process is told it; named on its command line."""
-    return study(int(os.environ["DAY_TRIALS"]), float(os.environ["DAY_PAUSE"]))
 
 
 @dataclass
@@ -65,6 +53,7 @@ class Day:
     database: services.PostgreSQL
     folder: Path
     whole: Plan
+    blocks: int
     minute: float
     driver: "subprocess.Popen[bytes] | None" = None
     story: list[str] = field(default_factory=list)
@@ -86,8 +75,9 @@ class Day:
         # In the desk's network, but not among its processes: a node that gives up ends those.
         space = self.cluster.nodes["desk"].namespace
         words = ["ip", "netns", "exec", space] if space else []
-        words += [sys.executable, "-m", "ablate", command, f"{STUDY}:of_environment"]
-        words += ["--scale", "smoke", "--home", self.home, "--address", self.cluster.address]
+        words += [sys.executable, "-m", "ablate", command, STUDY]
+        words += ["--scale", "smoke", "--blocks", str(self.blocks), "--home", self.home]
+        words += ["--address", self.cluster.address]
         words += ["--mlflow", self.tracker.uri, "--optuna", self.database.url, "--quiet"]
         with (self.folder / "driver.output").open("ab") as output:
             self.driver = subprocess.Popen(
@@ -97,10 +87,9 @@ class Day:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The driver's: the cluster's token, the store's key, the study's size."""
-        size = {"DAY_TRIALS": str(len(self.whole.trials)), "DAY_PAUSE": str(_pause(self.whole))}
+        """The driver's: the cluster's token, the store's key."""
         places = {"ABLATE_CACHE": str(self.folder / "disks" / "desk"), "PYTHONPATH": str(kill_sweep.ROOT)}
-        return os.environ | self.cluster.credentials | self.store.environment | size | places
+        return os.environ | self.cluster.credentials | self.store.environment | places
 
     def join(self, name: str, cpus: int = CPUS) -> None:
         """A node with a disk of its own."""
@@ -135,14 +124,6 @@ class Day:
     def last_words(self) -> str:
         """What the driver said."""
         return (self.folder / "driver.output").read_text()[-3000:]
-
-
-STUDY = str(Path(__file__).resolve())
-
-
-def _pause(whole: Plan) -> float:
-    pause: float = whole.trials[0].config["pause"]
-    return pause
 
 
 # --- What happens on that day ---------------------------------------------------------------------------------------
@@ -266,16 +247,16 @@ def _check_optuna(day: Day, wanted: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def beginning(folder: Path, trials: int, pause: float, minute: float) -> Iterator[Day]:
+def beginning(folder: Path, blocks: int, minute: float) -> Iterator[Day]:
     """Everything up, nothing asked yet."""
-    whole = plan(study(trials, pause), "smoke")
+    whole = plan(walks.day, "smoke", blocks=blocks)
     with contextlib.ExitStack() as held:
         cluster = held.enter_context(ray_nodes.Cluster())
         store = held.enter_context(s3.serving(cluster.gateway))
         store.bucket("day")
         tracker = held.enter_context(services.mlflow(_made(folder / "mlflow"), cluster.gateway))
         database = held.enter_context(services.postgresql(folder / "postgresql"))
-        day = Day(cluster, store, tracker, database, folder, whole, minute)
+        day = Day(cluster, store, tracker, database, folder, whole, blocks, minute)
         cluster.head()
         for name in WORKERS:
             day.join(name)
@@ -323,16 +304,15 @@ def live(day: Day, events: tuple[tuple[float, Callable[[Day], None]], ...] = DAY
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=60, help="a multiple of 4")
-    parser.add_argument("--pause", type=float, default=1.5, help="seconds an epoch; a trial has 12")
+    parser.add_argument("--blocks", type=int, default=15, help="of four trials each")
     parser.add_argument("--minute", type=float, default=60.0, help="how long servers are down, in seconds")
     parser.add_argument("--home", type=Path, help="kept; default: a temporary folder")
     args = parser.parse_args()
     folder = args.home or Path(tempfile.mkdtemp(prefix="day-"))
     undisturbed = Home(folder / "undisturbed")
     # They sleep, so twenty share a core.
-    run(plan(study(args.trials, args.pause), "smoke"), Options(home=undisturbed, cpus_per_trial=0.1))
-    with beginning(folder, args.trials, args.pause, args.minute) as day:
+    run(plan(walks.day, "smoke", blocks=args.blocks), Options(home=undisturbed, cpus_per_trial=0.1))
+    with beginning(folder, args.blocks, args.minute) as day:
         live(day)
         day.store.plan()
         check(day, undisturbed)

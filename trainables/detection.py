@@ -36,22 +36,14 @@ METERED = ("near", "far")
 """Roles of sets that are judged."""
 
 
-def rows_at_once(device: str, side: int) -> int:
-    """Images of a pass that only looks: few on a CPU, whose cache then holds the activations.
-
-    At 32 x 32 pixels 16 rows take 0.5 (WRN-10-2, half its width) to 0.8 (WRN-40-2) of the time of 64, at 16 x 16
-    twice as long; fewer than 8 may be added up in another order.
-    """
-    return max(8, PIXELS // side**2) if torch.device(device).type == "cpu" else 512
-
-
-PIXELS = 16 * 32 * 32
-"""Of the images of such a pass on a CPU, about."""
+def rows_at_once(device: str) -> int:
+    """Images of a pass that only looks: few on a CPU, whose cache then holds the activations (1.6 times as fast)."""
+    return 64 if torch.device(device).type == "cpu" else 512
 
 
 def batches(images: Images, data: Data, device: str) -> Iterator[Tensor]:
     """Normalised images, in order, on the device."""
-    batch = rows_at_once(device, images.pixels.shape[2])
+    batch = rows_at_once(device)
     for start in range(0, len(images.pixels), batch):
         pixels_BHWC = torch.from_numpy(np.array(images.pixels[start : start + batch])).to(device)
         yield normalise(to_float(pixels_BHWC), data.mean, data.std)

@@ -455,7 +455,7 @@ def sampled(config: Config, network: classifiers.Classifier, x_BCHW: Tensor, gen
         openset.evaluation_mode(network),
         torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
     ):
-        few = detection.rows_at_once(x_BCHW.device.type, x_BCHW.shape[3])
+        few = detection.rows_at_once(x_BCHW.device.type)
         features_BD = torch.cat([network.features(part_BCHW) for part_BCHW in x_BCHW.split(few)])
         logits_BK = network.linear(features_BD).float()
     weights_B = logits_BK.softmax(1)[:, -1] if config.base == "dos" else energy(logits_BK)
@@ -513,7 +513,7 @@ def mine(
 
 
 def _features(network: classifiers.Classifier, data: Data, pixels_NHWC: Tensor) -> Tensor:
-    few = detection.rows_at_once(pixels_NHWC.device.type, pixels_NHWC.shape[2])
+    few = detection.rows_at_once(pixels_NHWC.device.type)
     parts = (augment.normalise(augment.to_float(part), data.mean, data.std) for part in pixels_NHWC.split(few))
     return torch.cat([network.features(part).float() for part in parts])
 
