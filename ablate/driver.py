@@ -340,15 +340,15 @@ def _form(plan: Plan) -> dict[str, Any]:
 def _nothing_to_do(plan: Plan, options: Options, held: Hold) -> Result:
     """Other studies trained it all: the log still says that this sweep is wanted, for `status`, `report` and `sync`."""
     form, before = _form(plan), launched(options.home, plan.sweep)
-    if before is None or any(before[key] != value for key, value in form.items()):
-        log = _log(plan, options, held)
-        try:
+    log = _log(plan, options, held)
+    try:
+        if before is None or any(before[key] != value for key, value in form.items()):
             log.append("sweep", **_launch(plan, options, provenance.collect()))
             log.append("left", how="done")
-        finally:
-            log.close(PARTING_S)
+    finally:
+        late = log.close(PARTING_S)  # also of a driver before, whose last lines did not get there
     result = _result(plan, options.home)
-    return replace(result, message=_not_run(plan, options, result))
+    return replace(result, message=" ".join(filter(None, [late, _not_run(plan, options, result)])))
 
 
 def _not_run(plan: Plan, options: Options, result: Result) -> str:

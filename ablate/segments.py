@@ -203,6 +203,7 @@ class _Copy:
             file.seek(piece.first)
             ours = file.read()
             if not content.startswith(ours):
+                self.path.with_suffix(".summary").unlink(missing_ok=True)
                 aside = self.path.with_name(f"{self.path.stem}.superseded-{secrets.token_hex(4)}")
                 aside.write_bytes(ours)
                 notes = [

@@ -200,9 +200,9 @@ class Store:
         while True:
             try:
                 return action()
-            except FileNotFoundError:
-                raise
             except OSError as error:
+                if _is_missing(error) and done != "written":
+                    raise FileNotFoundError(errno.ENOENT, f"{what}: there is no such object") from None
                 if _is_final(error):
                     raise StoreError(f"{what} ({_why(error)}). {_mend(error)}") from None
                 waited = time.monotonic() - begun
@@ -281,13 +281,17 @@ def _items(files: Any, place: str, under: str) -> Iterator[Item]:
             yield Item(full, found.size or 0, found.mtime_ns / 1e9 if found.mtime_ns else 0.0)
 
 
+def _is_missing(error: OSError) -> bool:
+    return isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in str(error)
+
+
 def _is_final(error: OSError) -> bool:
-    return error.errno in FINAL_ERRNO or FINAL.search(str(error)) is not None
+    return isinstance(error, FileNotFoundError) or error.errno in FINAL_ERRNO or FINAL.search(str(error)) is not None
 
 
 def _why(error: Exception) -> str:
     """The cause in one line, without the request's number."""
-    said = str(error).splitlines()[0]
+    said = str(error).splitlines()[0].partition(" error_info=")[0]
     aws = re.search(r"AWS Error ([A-Z_]+)[^:]*: *(.*?)(?: *\(Request ID.*)?$", said)
     if aws is None:
         return (os.strerror(error.errno) if isinstance(error, OSError) and error.errno else said)[:300]
@@ -299,6 +303,8 @@ def _mend(error: OSError) -> str:
         return "Make the bucket, or name another --home."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Make room, or name another --home."
+    if error.errno:
+        return "Mend its path or its permissions, or name another --home."
     return (
         "Give credentials that may list, read, write and delete there (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
         "~/.aws), or name another --home."
