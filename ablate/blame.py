@@ -5,15 +5,21 @@ the only one left, and a new driver starts without prejudice.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ablate.failures import POLICY, Cause
+from ablate.failures import KEEPING, POLICY, Cause
 
 IN_A_ROW = 3
 """Failures at a node with no end in between, of two trials at least, after which it is avoided."""
 ELSEWHERE = 2
 """Trials that failed at a node and were done at another, after which it is avoided."""
-SUSPECT: tuple[Cause, ...] = ("lost", "among_others", "host_memory", "hung", "device", "disk")
+UNKEPT: Mapping[Cause, str] = {
+    "disk": "its disk is full or cannot be written",
+    "store": "it does not reach the object store, or may not write there",
+}
+"""Why a node is avoided at once: nothing that is trained there can be kept."""
+SUSPECT: tuple[Cause, ...] = ("lost", "among_others", "host_memory", "hung", "device", *KEEPING)
 """Causes that a node may have. A node that is gone altogether needs no avoiding; a method's bug is no node's."""
 
 
@@ -72,7 +78,7 @@ class Blame:
             self._row.pop(node, None)
         elif node:
             avoided = self._note(node, trial, cause)
-        again = node in self.avoided if cause == "disk" else self._may_again(trial, cause)
+        again = node in self.avoided if cause in KEEPING else self._may_again(trial, cause)
         if not again:
             self._failed_at.pop(trial, None)
         return again, avoided
@@ -81,8 +87,8 @@ class Blame:
         self._failed_at.setdefault(trial, set()).add(node)
         row = self._row.setdefault(node, [])
         row.append(trial)
-        if cause == "disk":
-            return self._avoid(node, "its disk is full or cannot be written")
+        if cause in KEEPING:
+            return self._avoid(node, UNKEPT[cause])
         if len(row) >= IN_A_ROW and len(set(row)) > 1:
             return self._avoid(node, f"{len(row)} failures in a row there, the last one: {cause.replace('_', ' ')}")
         return []

@@ -14,7 +14,7 @@ from ablate import mirror, segments, watchdog
 from ablate.blame import Avoided, Blame
 from ablate.events import Event
 from ablate.executors import Lost, Said, Shut, Slots, Unavailable
-from ablate.failures import POLICY, Cause, Kernel, loss_of
+from ablate.failures import KEEPING, POLICY, Cause, Kernel, loss_of
 from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
@@ -240,20 +240,26 @@ class Dispatch:
         self._settle(self.packing.signed(record))
 
     def _again(self, ident: str, cause: Cause, why: str) -> bool:
-        """Whether the trial that failed is back in the queue; one of a full disk always is, for another driver."""
+        """Whether the trial that failed is back in the queue; one that could not be kept is, for another driver."""
         again, avoided = self.blame.failed(ident, cause)
         self._avoided(avoided)
-        if cause == "disk" and not again:
+        if cause in KEEPING and not again:
             self.stop = (
-                f"{self.trials[ident].label}: {why}. The disk is full or can no longer be written (the home is "
-                f"{self.home.root}): make room or mend it. What finished is kept."
+                f"{self.trials[ident].label}: {why.removesuffix('.')}. {self._unkept(cause)} What finished is kept."
             )
-        if again or cause == "disk":
+        if again or cause in KEEPING:
             self._put_down(ident)
             self.log.append("lost", trial=ident, attempt=self.attempts[ident], why=why, cause=cause)
             self.scheduler.again(ident)
             self.watch(Event("lost", ident, self.attempts[ident], why=why))
-        return again or cause == "disk"
+        return again or cause in KEEPING
+
+    def _unkept(self, cause: Cause) -> str:
+        """What is wrong with where trials are kept."""
+        if cause == "store":
+            return f"No node can keep anything in {self.home.name}."
+        root = self.home.root
+        return f"The disk is full or can no longer be written (the home is {root}): make room or mend it."
 
     def _avoided(self, nodes: Iterable[Avoided]) -> None:
         for found in nodes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ablate.store import StoreError
 from trainables.protocol import Diverged
 
 Cause = Literal[
@@ -26,6 +27,7 @@ Cause = Literal[
     "device",
     "spoiled",
     "disk",
+    "store",
 ]
 """Why a trial came to no end of its own. Those that a record can name are its `reason`."""
 Blame = Literal["trial", "node", "packing", "home", "nobody"]
@@ -58,13 +60,16 @@ POLICY: Mapping[Cause, Policy] = {
     "device": Policy("device", 2, "node"),
     "spoiled": Policy("", "always", "nobody"),
     "disk": Policy("", "always", "node"),
+    "store": Policy("", "always", "node"),
 }
-"""Of `crowded` there is one for each trial, as it is alone from then on; of `spoiled` one for each worker. `disk` ends
+"""Of `crowded` there is one for each trial, as it is alone from then on; of `spoiled` one for each worker. `disk` and `store` end
 the sweep where no other node can take the trial, `cluster` when Ray went away several times (`executors`)."""
 
 PASSING = frozenset(policy.recorded for policy in POLICY.values() if policy.recorded and policy.again != "never")
 """Reasons that another try may cure: ends with one of these do not stand when a driver starts."""
 
+KEEPING: tuple[Cause, ...] = ("disk", "store")
+"""What a trial came to cannot be kept where it ran: it has not ended."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -82,6 +87,8 @@ def reason_of(error: Exception, home: Path | None = None) -> Cause:
         return "diverged"
     if isinstance(error, NeedMissing):
         return "need"
+    if isinstance(error, StoreError):
+        return "store"
     if is_disk(error, home):
         return "disk"
     words = str(error).lower()

@@ -24,7 +24,7 @@ from random import SystemRandom
 from ablate import lock, store
 from ablate.home import Home
 from ablate.lock import Locked
-from ablate.store import Item, Store, StoreError
+from ablate.store import ANSWER_S, Item, Store, StoreError
 
 EXPIRES_S = 60.0
 RENEW_S = 15.0
@@ -55,15 +55,19 @@ class Hold:
 
 
 @contextmanager
-def hold(home: Home, path: Path, holder: str = "", *, wait_s: float = 0.0) -> Iterator[Hold]:
+def hold(
+    home: Home, path: Path, holder: str = "", *, wait_s: float = 0.0, patience_s: float = ANSWER_S
+) -> Iterator[Hold]:
     """Holds `path`, a file of the home, exclusively within the block: on this node and on every other.
+
+    A store that is away is waited for during `patience_s`.
 
     Raises:
         Locked: still held by another process after `wait_s` seconds.
         StoreError: the store cannot be reached or written.
     """
     with lock.hold(path, holder, wait_s=wait_s):
-        remote = store.of(home)
+        remote = store.of(home, patience_s)
         if remote is None:
             yield Hold(path)
             return

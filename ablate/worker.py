@@ -17,7 +17,7 @@ from typing import Any
 
 from ablate import checkpoint, exhibits, memory, steering
 from ablate.checkpoint import Checkpoint
-from ablate.failures import PASSING, NeedMissing, Spoiled, is_disk, reason_of
+from ablate.failures import KEEPING, PASSING, NeedMissing, Spoiled, reason_of
 from ablate.home import Home
 from ablate.lease import hold
 from ablate.lock import Locked
@@ -26,6 +26,7 @@ from ablate.masking import keep_others_out, redact
 from ablate.mirror import Folder
 from ablate.plan import Trial
 from ablate.provenance import combined
+from ablate.store import PATIENCE_S, StoreError
 from ablate.watchdog import Watchdog, stacks
 from ablate.watchdog import found as hung_in
 from trainables.config import from_plain
@@ -202,10 +203,10 @@ def run_trial(
     """
     run = _Run(trial, job, attempt, Folder(job.home, trial.id), token)
     try:
-        with hold(job.home, run.folder / "lock", wait_s=LOCK_WAIT_S) as held:
+        with hold(job.home, run.folder / "lock", wait_s=LOCK_WAIT_S, patience_s=PATIENCE_S) as held:
             yield from _taken_up(run, held.check)
-    except OSError as error:  # what the method raises is in its record: this is the folder, or the note of the end
-        if not is_disk(error):
+    except (OSError, StoreError) as error:  # what the method raises is in its record: this is the folder, or its end
+        if reason_of(error) not in KEEPING:
             raise
         yield run.failed(error)
 
@@ -256,7 +257,7 @@ class _Run:
             raise
         except Exception as error:  # whatever a method raises is this trial's result, and the sweep goes on
             record = self.failed(error)
-        if record.reason != "disk" and record.reason not in PASSING:
+        if record.reason not in PASSING and record.reason not in KEEPING:
             checkpoint.finish(self.folder, record, stateless=self.stateless)
             self.copy.finished()
         yield record

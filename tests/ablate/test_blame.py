@@ -1,6 +1,9 @@
 """Whom failures count against: a script of what happened where, and who is kept off in the end."""
 
+import pytest
+
 from ablate.blame import Blame
+from ablate.failures import KEEPING
 
 
 def blame(*steps, retries=2):
@@ -88,14 +91,15 @@ def test_a_node_that_is_gone_is_no_alternative():
     assert found.avoid(("a",)) == ()
 
 
-def test_a_full_disk_is_the_nodes_while_another_has_room():
+@pytest.mark.parametrize("cause", KEEPING)
+def test_where_nothing_can_be_kept_is_the_nodes_fault_while_there_is_another(cause):
     found = Blame(2)
     found.began("a", "x", "hx")
     found.began("b", "y", "hy")
-    again, avoided = found.failed("a", "disk")
+    again, avoided = found.failed("a", cause)
     assert again
     assert [node.node for node in avoided] == ["x"]
-    assert found.failed("b", "disk") == (False, [])
+    assert found.failed("b", cause) == (False, [])
 
 
 def test_what_has_no_node_has_no_room_elsewhere():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ablate.failures import PASSING, POLICY, Kernel, NeedMissing, loss_of, reason_of
+from ablate.store import StoreError
 from trainables.protocol import Diverged
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "how-it-works.md"
@@ -40,6 +41,7 @@ def raised_from(error, cause):
         (OSError(errno.EROFS, "Read-only file system", str(HOME / "trials/a")), "disk"),
         (OSError(errno.EROFS, "Read-only file system", "/usr/lib/a"), "error"),
         (OSError(errno.ENOENT, "No such file or directory", "data.bin"), "error"),
+        (StoreError("The object store s3://bucket is away"), "store"),
         (raised_from(ValueError("the cache"), OSError(errno.ENOSPC, "No space left on device")), "disk"),
         (raised_from(ValueError("a field"), KeyError("other")), "error"),
     ],
