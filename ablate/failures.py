@@ -62,8 +62,9 @@ POLICY: Mapping[Cause, Policy] = {
     "disk": Policy("", "always", "node"),
     "store": Policy("", "always", "node"),
 }
-"""Of `crowded` there is one for each trial, as it is alone from then on; of `spoiled` one for each worker. `disk` and `store` end
-the sweep where no other node can take the trial, `cluster` when Ray went away several times (`executors`)."""
+"""Of `crowded` there is one for each trial, as it is alone from then on; of `spoiled` one for each worker. `disk` and
+`store` end the sweep where no other node can take the trial, `cluster` when Ray went away several times: see
+`executors`."""
 
 PASSING = frozenset(policy.recorded for policy in POLICY.values() if policy.recorded and policy.again != "never")
 """Reasons that another try may cure: ends with one of these do not stand when a driver starts."""

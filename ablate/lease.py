@@ -73,13 +73,11 @@ def hold(
             return
         claims = _Claims(remote, path.relative_to(home.root).as_posix(), _node(home.root))
         lease = _acquired(claims, path, holder, time.monotonic() + wait_s)
-        renewing = threading.Thread(target=lease.renew, name=f"lease of {path.name}", daemon=True)
-        renewing.start()
         try:
+            lease.renewing.start()
             yield lease
         finally:
             lease.end()
-            renewing.join()
 
 
 def holder(home: Home, path: Path) -> str | None:
@@ -153,8 +151,9 @@ class _Lease(Hold):
         super().__init__(path)
         self.claims, self.name, self.holder, self.renewed = claims, name, holder, renewed
         self.ended = threading.Event()
+        self.renewing = threading.Thread(target=self._renew, name=f"lease of {path.name}", daemon=True)
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """Runs beside the holder."""
         brief = _Claims(self.claims.store.patient(TRY_S), self.claims.place, self.claims.node)
         while not self.ended.wait(RENEW_S):
@@ -178,6 +177,7 @@ class _Lease(Hold):
     def end(self) -> None:
         """Gives the claim back; where the store is away it expires."""
         self.ended.set()
+        self.renewing.join()  # it must not claim anew what is given back
         if self.lost_to is None:
             with contextlib.suppress(StoreError):
                 self.claims.store.patient(TRY_S).delete(self.name)

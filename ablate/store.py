@@ -201,9 +201,10 @@ class Store:
             try:
                 return action()
             except OSError as error:
-                if _is_missing(error) and done != "written":
+                missing = isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in str(error)
+                if missing and done not in ("written", "listed"):
                     raise FileNotFoundError(errno.ENOENT, f"{what}: there is no such object") from None
-                if _is_final(error):
+                if _is_final(error) or (missing and done == "written"):  # of a listing, an object went meanwhile
                     raise StoreError(f"{what} ({_why(error)}). {_mend(error)}") from None
                 waited = time.monotonic() - begun
                 if waited + pause > self.patience_s:
@@ -281,12 +282,8 @@ def _items(files: Any, place: str, under: str) -> Iterator[Item]:
             yield Item(full, found.size or 0, found.mtime_ns / 1e9 if found.mtime_ns else 0.0)
 
 
-def _is_missing(error: OSError) -> bool:
-    return isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in str(error)
-
-
 def _is_final(error: OSError) -> bool:
-    return isinstance(error, FileNotFoundError) or error.errno in FINAL_ERRNO or FINAL.search(str(error)) is not None
+    return error.errno in FINAL_ERRNO or FINAL.search(str(error)) is not None
 
 
 def _why(error: Exception) -> str:

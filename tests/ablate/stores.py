@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,12 +60,13 @@ class FolderStore(Store):
 
     def list(self, under: str = "") -> list[Item]:
         def look(folder: Path) -> list[Item]:
-            files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-            base = Path(self._at("")[1])
-            return [
-                Item(path.relative_to(base).as_posix(), path.stat().st_size, path.stat().st_mtime)
-                for path in sorted(files)
-            ]
+            base, found = Path(self._at("")[1]), []
+            for path in sorted(folder.rglob("[!.]*")):
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    seen = path.stat()
+                    if stat.S_ISREG(seen.st_mode):
+                        found.append(Item(path.relative_to(base).as_posix(), seen.st_size, seen.st_mtime))
+            return found
 
         return self._ask(under, look)
 

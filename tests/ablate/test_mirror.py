@@ -1,4 +1,4 @@
-"""Trials whose folders lie in an object store: any node goes on where another stopped, and an outage costs no result."""
+"""Trials whose folders lie in an object store: any node goes on where another stopped; an outage costs no result."""
 
 import dataclasses
 from contextlib import contextmanager

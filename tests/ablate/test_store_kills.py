@@ -1,4 +1,4 @@
-"""A driver killed at any request to an object store loses nothing that it told of, whoever goes on, here or elsewhere."""
+"""A driver killed at any request to an object store loses nothing that it told of, whoever goes on, and where."""
 
 import json
 import os
