@@ -253,7 +253,7 @@ TRANSFER_SCALES = (
         "digits-known",
         {"side": 16, "per_class": 5},
         settings={"transfer_epochs": 15, "transfer_batch": 5, "transfer_rate": 0.01},
-        seconds=8.0,
+        seconds=6.0,
         note="scikit-learn's digits at 16 x 16: six classes are learned from 40 images each, the other four then from "
         "five each. An eighth of the network's width, ten times the paper's learning rate, 15 epochs of 100.",
     ),

@@ -74,20 +74,24 @@ def command(args: argparse.Namespace, name: str) -> str:
     return " ".join(words)
 
 
+def _fields(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_value(value)}" for name, value in fields.items())
+
+
 def _facts(plan: Plan) -> list[tuple[str, str]]:
     study, scale = plan.study, plan.scale
     source = f"{study.source.paper}, {study.source.where}"
     blocks = list(dict.fromkeys(cell.block for cell in plan.cells))
     seen = {name: sum(block.dataset == name for block in blocks) for name in dict.fromkeys(b.dataset for b in blocks)}
-    settings = ", ".join(f"{name}={_value(value)}" for name, value in {**scale.data, **scale.settings}.items())
     return [
         ("Source", source + (f"; code {study.source.repository}" if study.source.repository else "")),
         ("Claim", study.claim),
         ("Outcome", _outcome(study.outcome)),
         ("Also", ", ".join(outcome.label for outcome in study.secondary)),
-        ("Scale", f"{scale.name}: {settings or 'as configured'}"),
+        ("Scale", f"{scale.name}: {_fields({**scale.data, **scale.settings}) or 'as configured'}"),
         ("", scale.note),
         ("Blocks", ", ".join(f"{terminal.count(number, 'block')} of {name}" for name, number in seen.items())),
+        *(("Needed", f"networks trained on {_fields(data)}") for data in scale.needed_data.values()),
         ("Search", _search(study.tuning, scale.name) if study.tuning else ""),
         *(("Note", note) for note in study.notes),
     ]

@@ -211,3 +211,24 @@ def test_an_unexpected_error_says_how_to_see_it_whole(shell: Shell, monkeypatch:
     monkeypatch.setenv("ABLATE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError, match="seven by nought"):
         shell("status")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["adautomix_transfer", "--dataset", "cifar10-closed"],
+            ["'digits-known', whose images are grey", "'cifar10-closed', whose images are in colour"],
+        ),
+        (
+            ["gradmix_corruptions", "--set", "tests=published"],
+            ["'digits-closed' has no published files", "cifar10-c, cifar100-c, tinyimagenet-c", "'corruptions'"],
+        ),
+    ],
+    ids=["images_of_another_kind", "files_that_are_not_there"],
+)
+def test_what_an_evaluation_cannot_do_is_said_before_its_networks_are_trained(
+    shell: Shell, words: list[str], says: list[str]
+) -> None:
+    refused(shell("run", *words, "--scale", "smoke", "--local", *OFF), *says)
+    assert not [path for path in files(shell.home) if "trials" in str(path)]

@@ -162,6 +162,12 @@ def test_show_counts_what_is_done_and_estimates_the_rest(shell: Shell) -> None:
     assert not shell("show", f"{TOY}:toy", "--scale", "smoke").err
 
 
+def test_show_says_on_what_needed_networks_are_trained(shell: Shell) -> None:
+    text = shell("show", "adautomix_transfer", "--scale", "smoke").out
+    assert "networks trained on protocol=digits-known, side=16, per_class=4" in text
+    assert "Needed" not in shell("show", "adautomix_methods", "--scale", "smoke").out
+
+
 def test_show_writes_nothing(shell: Shell) -> None:
     assert shell("show", f"{TOY}:toy").code == 0
     assert not shell.home.exists()
