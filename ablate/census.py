@@ -34,6 +34,8 @@ class Census:
         self.slots = 0
         self.told: tuple[str, ...] = ()
         self.news: list[Slots | Shut] = []
+        self.dead: set[str] = set()
+        """Ids of nodes that are gone although Ray still takes them for living: it finds out half a minute later."""
         self._asked: dict[Any, Node] = {}
         self._look()
         deadline = time.monotonic() + PROBE_S
@@ -74,22 +76,27 @@ class Census:
         """Those that may be given trials."""
         if self.question is None:
             return list(self.there)
-        return [node for node in self.there if node.id in self.seen and not self.seen[node.id].lack]
+        found = [node for node in self.there if node.id in self.seen and not self.seen[node.id].lack]
+        return [node for node in found if node.id not in self.dead]
 
     def shut(self, avoid: tuple[str, ...]) -> list[str]:
-        """Ids of living nodes that a hand must not go to; those of `avoid` only while another can take it."""
-        usable = self.usable()
+        """Ids of living nodes that a hand must not go to; those of `avoid` only while another can take it.
+
+        A node that has not answered yet is none of them: by the time there is room it may be the only one.
+        """
         living = {node.id for node in self.there}
-        lacking = living - {node.id for node in usable} if self.question is not None else set()
-        others = [node for node in usable if node.id not in avoid]
+        lacking = {ident for ident, seen in self.seen.items() if seen.lack} | self.dead
+        others = [node for node in self.usable() if node.id not in avoid]
         able = any(node.has(self.resources.labels) and node.fits(self.resources.bundle()) for node in others)
-        return sorted(lacking | (living & set(avoid) if able else set()))
+        return sorted(living & (lacking | (set(avoid) if able else set())))
 
     def gone(self, place: str, preempted: bool) -> tuple[str, bool]:
-        """Id of the node with that id or address, and whether it went: told before Ray's own half minute is over."""
+        """Id of the node with that id or address, and whether it went."""
         for node in self.there:
             if place in (node.id, node.address):
-                return node.id, preempted or not nodes.reachable(node)
+                gone = preempted or not nodes.reachable(node)
+                self.dead |= {node.id} if gone else set()
+                return node.id, gone
         return place, preempted or bool(place)
 
     def _enough(self, deadline: float) -> bool:

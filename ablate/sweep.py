@@ -28,15 +28,17 @@ from ablate import nodes, parcel, processes
 from ablate.census import LOOK_S, Census, survey
 from ablate.executors import LATER_S, Lost
 from ablate.nodes import Question
-from ablate.worker import Back, Hand, Job, Message, Place, play
+from ablate.worker import Back, Began, Hand, Job, Message, Place, play
 
 STEP_S = 0.5
-"""A worker reports when it has something to say and so much time has passed since it did."""
+"""A worker reports when it has something to say and so much time has passed since it did; at once where it is."""
 WATCH_S = 0.5
 JOINING = (
     "All machines need the same Ray; where a cluster asks for its token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
     "RAY_AUTH_TOKEN_PATH must be set here too."
 )
+STRANDED_S = 300.0
+"""A worker begins within a minute of there being room, also on a machine whose cores others hold."""
 PASSED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """Of our environment workers get what says where an object store is. Never what is secret: Ray shows it to all."""
 MAIN = ("gcs_server", "raylet")
@@ -206,6 +208,7 @@ def _crew() -> type:
             hand, job = pickle.loads(config["hand"]), pickle.loads(config["job"])
             job = replace(job, origin=parcel.unpacked(job.origin))
             self.playing: Iterator[Message] = play(hand, job, self.place)
+            self.single = len(hand.trials) == 1
             if config["token"] and not Path(config["token"]).exists():
                 self.playing = _strayed(hand)
 
@@ -213,7 +216,7 @@ def _crew() -> type:
             said, begun = [], time.perf_counter()
             for message in self.playing:
                 said.append(message)
-                if time.perf_counter() - begun >= STEP_S:
+                if time.perf_counter() - begun >= STEP_S or (self.single and isinstance(message, Began)):
                     return {"said": pickle.dumps(said), "node": self.place.node, "done": False}
             return {"said": pickle.dumps(said), "node": self.place.node, "done": True}
 
@@ -242,7 +245,9 @@ def _feed(connection: Connection, job: bytes, census: Census) -> Any:
         def suggest(self, trial_id: str) -> Any:
             while census.news:
                 connection.send(("told", census.news.pop(0)))
-            if self.live and not census.room(self.live.values()):
+            if not census.room(self.live.values()):
+                if not self.live:
+                    time.sleep(LATER_S)
                 return None
             connection.send(("take", None))
             hand: Hand | None = connection.recv()
@@ -283,6 +288,11 @@ def _mouthpiece(connection: Connection, census: Census) -> Any:
     from ray.tune.schedulers import FIFOScheduler
 
     class Mouthpiece(FIFOScheduler):
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.since: dict[str, float] = {}
+            """Tune's trial that waits for a place -> since when."""
+
         def on_trial_result(self, _controller: Any, _trial: Any, result: dict[str, Any]) -> str:
             connection.send(("said", result["said"]))
             return FIFOScheduler.CONTINUE
@@ -290,13 +300,37 @@ def _mouthpiece(connection: Connection, census: Census) -> Any:
         def on_trial_complete(self, _controller: Any, _trial: Any, result: dict[str, Any]) -> None:
             connection.send(("said", result["said"]))
 
+        def choose_trial_to_run(self, controller: Any) -> Any:
+            """The same choice as of the base class, which looks through all trials that ever were."""
+            live = controller.get_live_trials()
+            waiting = [trial for trial in live if trial.status == "PENDING"]
+            self._forget_the_stranded(waiting, len(live) - len(waiting))
+            return min(waiting, key=lambda trial: trial.config["number"], default=None)
+
+        def _forget_the_stranded(self, waiting: list[Any], running: int) -> None:
+            """A hand may wait for nodes that are gone, however much room there is by now: then all starts anew."""
+            now = time.monotonic()
+            self.since = {trial.trial_id: self.since.get(trial.trial_id, now) for trial in waiting}
+            if running < census.slots and any(now - since > STRANDED_S for since in self.since.values()):
+                sys.stderr.write("a trial's place in the cluster went before it began\n")
+                sys.stderr.flush()
+                _end(1)
+
         def on_trial_error(self, _controller: Any, trial: Any) -> None:
-            error = trial.get_error()
+            error = _error_of(trial)
             why = f"{type(error).__name__}: {error}".strip() if error else "the worker went away"
             node, died = _where(trial, error, census)
             connection.send(("told", Lost(trial.config["number"], why[:2000], node, died)))
 
-    return Mouthpiece()  # type: ignore[no-untyped-call]
+    return Mouthpiece()
+
+
+def _error_of(trial: Any) -> Exception | None:
+    """What Tune has just written of it beside its results; `get_error` looks where it will be copied to later."""
+    try:
+        return pickle.loads(Path(trial.pickled_error_file).read_bytes())  # type: ignore[no-any-return]
+    except Exception:  # no such file, or an exception of a class that is not here
+        return None
 
 
 def _where(trial: Any, error: Exception | None, census: Census) -> tuple[str, bool]:
