@@ -82,7 +82,7 @@ class Options:
     retries: int = 2
     """How often a trial is tried again after a lost worker or a full device (`failures.POLICY`)."""
     hang_after: float | None = None
-    """Seconds without an epoch after which a trial hangs; None: an hour; inf: never."""
+    """Seconds without an epoch after which a trial hangs; None: as the scale says, else an hour; inf: never."""
     pack: bool = False
     """Trials share GPUs, as many as their measured memory allows. Off by default: their times then say little."""
     retry_failed: bool = False
@@ -372,7 +372,7 @@ def job_of(plan: Plan, options: Options) -> Job:
         origin=plan.study.origin,
         provenance=provenance.collect(),
         code={method: provenance.code_digests(method, plan.study.origin) for method in methods},
-        hang_after_s=_hang_after_s(options),
+        hang_after_s=_hang_after_s(plan, options),
         apart=not options.local,
     )
 
@@ -385,8 +385,9 @@ def _gpus(plan: Plan, options: Options) -> float:
     return plan.scale.gpus if options.gpus_per_trial is None else options.gpus_per_trial
 
 
-def _hang_after_s(options: Options) -> float:
-    return HANG_AFTER_S if options.hang_after is None else options.hang_after
+def _hang_after_s(plan: Plan, options: Options) -> float:
+    asked = plan.scale.hang_after if options.hang_after is None else options.hang_after
+    return HANG_AFTER_S if asked is None else asked
 
 
 def _device(plan: Plan, options: Options) -> str:

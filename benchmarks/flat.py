@@ -107,7 +107,8 @@ class Meter:
         self.at = [WARM, *range(WARM + step, trials - step, step), trials - step, trials]
         self.asked = (WARM, self.at[len(self.at) // 2], trials) if ask else ()
         self.marks: list[Mark] = []
-        self.status_s: dict[int, float] = {}
+        self.status: dict[int, dict[str, float]] = {}
+        """After so many ends: seconds that `status` took, by the clock and of the processor."""
 
     def watch(self, event: Event) -> None:
         """Goes to `driver.run`."""
@@ -122,17 +123,18 @@ class Meter:
         cpu = time.process_time()
         self.marks.append(Mark(self.ended, begun - self.away_s, cpu, resident, sys.getallocatedblocks()))
         if self.ended in self.asked:
-            self.status_s[self.ended] = self._status()
+            self.status[self.ended] = self._status()
         self.away_s += time.perf_counter() - begun
 
-    def _status(self) -> float:
+    def _status(self) -> dict[str, float]:
         command = [sys.executable, "-m", "ablate", "status", "--home", str(self.home.root), "--json"]
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), os.times()
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
-        seconds = time.perf_counter() - begun
+        wall, after = time.perf_counter() - begun, os.times()
         (sweep,) = json.loads(done.stdout)
         assert sweep["trials"]["done"] <= self.ended <= sweep["trials"]["total"]
-        return round(seconds, 2)
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        return {"wall s": round(wall, 2), "cpu s": round(cpu, 2)}
 
 
 def measure(trials: int, slots: int, epochs: int, step: int = STEP, *, ask: bool = True) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def _figures(meter: Meter) -> dict[str, Any]:
     }
     ratios = {name: round(values[-1] / values[0], 2) for name, values in rows.items() if values[0] > 0}
     rounded = {name: [round(value, 3) for value in values] for name, values in rows.items()}
-    return {"a trial, by thousands": rounded, "last over first": ratios, "status s, after so many": meter.status_s}
+    return {"a trial, by thousands": rounded, "last over first": ratios, "status, after so many": meter.status}
 
 
 def main() -> None:

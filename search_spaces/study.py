@@ -107,6 +107,8 @@ class Scale:
     """Per trial; `--gpus-per-trial` overrides."""
     seconds: float | None = None
     """Rough cost of one trial on the scale's intended machine, for the estimate of `show`; None: unknown."""
+    hang_after: float | None = None
+    """Seconds without an epoch after which a trial counts as hung; None: an hour. `--hang-after` overrides."""
     note: str = ""
     """What this scale can and cannot say."""
 

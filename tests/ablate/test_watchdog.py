@@ -1,5 +1,6 @@
 """A trial that hangs: in a worker's own process (a real one, in C and in Python), and in the driver's."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -96,9 +97,11 @@ def test_ctrl_c_is_no_hang(tmp_path):
     assert (result.failed, result.trained) == ((), 0)
 
 
-@pytest.mark.parametrize(("asked", "job"), [(None, 3600.0), (7.0, 7.0), (math.inf, math.inf)])
-def test_how_long_is_said_by_the_option(tmp_path, asked, job):
-    found = driver.job_of(plan(STUDY, "smoke"), Options(home=Home(tmp_path), hang_after=asked))
+@pytest.mark.parametrize(("scale", "asked", "job"), [(None, None, 3600.0), (7.0, None, 7.0), (7.0, math.inf, math.inf)])
+def test_how_long_is_said_by_the_option_then_the_scale(tmp_path, scale, asked, job):
+    size = dataclasses.replace(STUDY.scales[0], hang_after=scale)
+    whole = plan(dataclasses.replace(STUDY, scales=(size,)), "smoke")
+    found = driver.job_of(whole, Options(home=Home(tmp_path), hang_after=asked))
     assert (found.hang_after_s, found.apart) == (job, True)
 
 
