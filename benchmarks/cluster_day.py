@@ -256,6 +256,7 @@ def beginning(folder: Path, blocks: int, minute: float) -> Iterator[Day]:
         store.bucket("day")
         tracker = held.enter_context(services.mlflow(_made(folder / "mlflow"), cluster.gateway))
         database = held.enter_context(services.postgresql(folder / "postgresql"))
+        cluster.environment |= store.environment  # keys do not travel: each node has its own
         day = Day(cluster, store, tracker, database, folder, whole, blocks, minute)
         cluster.head()
         for name in WORKERS:
