@@ -24,9 +24,7 @@ def test_a_trial_is_tried_again_as_often_as_its_cause_says():
         found = Blame(2)
         assert [found.failed("a", cause)[0] for _ in range(4)] == [index < times for index in range(4)], cause
     found = Blame(2)
-    assert all(
-        found.failed("a", cause)[0] for cause in ("node", "cluster", "spoiled", "crowded", "store") for _ in range(20)
-    )
+    assert all(found.failed("a", cause)[0] for cause in ("node", "cluster", "spoiled", "crowded") for _ in range(20))
     assert not found.counts
 
 
