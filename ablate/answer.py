@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate import mirror, terminal
+from ablate import mirror, preflight, terminal
 from ablate.home import Home
 from ablate.log import read
 from ablate.plan import Plan
@@ -32,6 +32,7 @@ def write(plan: Plan, home: Home) -> Answer:
     from ablate import exhibits, provenance, records
     from analysis import contrasts, report
 
+    preflight.check_folder(home)
     frame = records.frame(home, plan)
     records.write(frame, home.frames(plan.sweep))
     findings = contrasts.compare(frame, plan.study)

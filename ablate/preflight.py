@@ -1,5 +1,6 @@
 """What can be known to be wrong before any training is found before any training."""
 
+import errno
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,26 +12,41 @@ from ablate.plan import Plan, Trial
 from ablate.request import UsageError
 from trainables.protocol import Needed
 
+ROOM = 1 << 16
+"""Bytes that a home must take: less is no room for a log."""
+
 
 def check_home(home: Home) -> None:
-    """Makes the home where missing, and writes and removes a file in it.
+    """Makes the home where missing, and writes and removes a file in it, and an object where it is in a store.
 
     Raises:
         UsageError: it cannot be made or written.
         StoreError: it is in an object store that cannot be written.
     """
-    try:
-        home.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home.root) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise UsageError(
-            f"The home {home.root} cannot be written: {error.strerror or error}. "
-            f"Give another with --home or ABLATE_HOME, or mend its permissions."
-        ) from error
+    check_folder(home)
     remote = store.of(home)
     if remote is not None:
         remote.check()
+
+
+def check_folder(home: Home) -> None:
+    """Makes the home's folder on this node where missing, and writes and removes a file in it.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home.root) as file:
+            file.write(bytes(ROOM))
+    except OSError as error:
+        what, name = ("The home", "--home or ABLATE_HOME")
+        if home.remote is not None:
+            what, name = (f"The cache of {home.name}", "ABLATE_CACHE")
+        mend = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend its permissions"
+        raise UsageError(
+            f"{what} {home.root} cannot be written: {error.strerror or error}. Give another with {name}, or {mend}."
+        ) from error
 
 
 def check_methods(plan: Plan) -> None:

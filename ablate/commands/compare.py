@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate import mirror, options, request, terminal
+from ablate import mirror, options, preflight, request, terminal
 from ablate.home import Home
 from ablate.log import launched
 from trainables.config import nearest
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     home = request.home_of(args)
     sides = [side(text, home) for text in args.sides]
     folder = Path(args.out).expanduser() if args.out else home.root / "reports" / "comparison"
+    if not args.out:
+        preflight.check_folder(home)
     try:
         page = comparison.write(sides, folder)
         if not args.out:
