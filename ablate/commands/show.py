@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ablate import options, request, staleness, terminal, tuning
+from ablate import masking, options, request, staleness, terminal, tuning
 from ablate.log import Entry, ledger
 from ablate.plan import Plan
 from ablate.progress import Progress, expected_seconds, progress
@@ -70,7 +70,7 @@ def command(args: argparse.Namespace, name: str) -> str:
     words += [f"--arms {','.join(args.arms)}"] if args.arms else []
     words += [f"--blocks {args.blocks}"] if args.blocks else []
     words += [f"--set {text}" for text in args.set]
-    words += [f"--home {args.home}"] if args.home else []
+    words += [f"--home {masking.redact(args.home)}"] if args.home else []
     return " ".join(words)
 
 
