@@ -1,7 +1,7 @@
 """Servers that a cluster's sweeps share, as processes of this machine that can be taken down and brought back.
 
-MLflow's own server, and a PostgreSQL from a wheel (extra `test`); the object store is `tests/ablate/s3.py`'s. All listen
-on loopback or on a socket in their folder, and end with the block that started them.
+MLflow's own server, and a PostgreSQL from a wheel (extra `test`); the object store is `tests/ablate/s3.py`'s. All
+listen on loopback or on a socket in their folder, and end with the block that started them.
 """
 
 import contextlib
