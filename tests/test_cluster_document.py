@@ -53,8 +53,11 @@ def at_home(text: str, stand_ins: Mapping[str, str]) -> str:
 def environment(tmp_path: Path) -> dict[str, str]:
     """Of a person in an empty folder: nothing of ours, nothing of Ray's, `python` and `ray` on the path."""
     (tmp_path / "bin").mkdir()
+    for name, words in (("python", ""), ("ray", " -m ray.scripts.scripts")):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "data" / "digits").mkdir(parents=True)
-    own = {"PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    own = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     own |= {"ABLATE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     ours = ("ABLATE_", "RAY_", "AWS_", "MLFLOW_")
     return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | own
