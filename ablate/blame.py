@@ -57,6 +57,10 @@ class Blame:
             self._at[trial] = node
             self._hosts[node] = host or self._hosts.get(node, "")
 
+    def host(self, node: str) -> str:
+        """Where the node is; empty where that is not known."""
+        return self._hosts.get(node, "")
+
     def done(self, trial: str) -> list[Avoided]:
         """The trial is done; returns the nodes that this gives away."""
         node = self._at.pop(trial, "")

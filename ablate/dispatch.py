@@ -331,7 +331,8 @@ class Dispatch:
 
     def _lost(self, lost: Lost) -> None:
         """What is lost with its worker, by cause; a trial that had not begun lost nothing."""
-        killed = self.kernel.killed()
+        here = self.blame.host(lost.node) in ("", socket.gethostname())
+        killed = self.kernel.killed() and here
         for number in list(self.hands) if lost.hand is None else [lost.hand]:
             idents = list(self.hands.pop(number, ()))
             whole, others = lost.hand is None, len(idents) > 1

@@ -31,6 +31,8 @@ class State:
         self.plan = plan
         self._trials = {trial.id: trial for trial in plan.trials}
         self._entries = dict(entries)
+        self.avoided = ""
+        """The node that was left out last, and why."""
         self._epochs: dict[str, int] = {}
         self._steered: Mapping[str, str] = {}
         self._ended = 0
@@ -48,6 +50,8 @@ class State:
                 self._trials = {trial.id: trial for trial in event.plan.trials}
             elif event.kind == "ordered":
                 self._steered = event.steered or {}
+            elif event.kind == "avoided":
+                self.avoided = event.why
             elif event.kind == "started":
                 self._epochs[event.trial] = 0
             elif event.kind == "epoch":
@@ -120,6 +124,8 @@ class LiveView:
         if found.failures:
             last = found.failures[-FAILURES_SHOWN:]
             parts += ["", terminal.heading("Failed"), *(_failure(trial, record) for trial, record in last)]
+        if self._state.avoided:
+            parts += ["", Text(self._state.avoided, style="yellow", no_wrap=True, overflow="ellipsis")]
         if found.remaining:
             parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
         return Group(*parts)

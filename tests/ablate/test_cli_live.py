@@ -46,6 +46,18 @@ def drawn(view: live.LiveView, out: Console) -> str:
     return captured.get()
 
 
+def test_a_node_that_is_left_out_is_seen(wanted: Plan) -> None:
+    out, why = screen(100), "host-a gets no more trials: 3 failures in a row there"
+    view = live.LiveView(wanted, {}, out)
+    assert why not in drawn(view, out)
+    view.watch(Event("avoided", why=why))
+    assert why in drawn(view, out)
+    lines = live.Lines(wanted, {}, out)
+    with out.capture() as captured:
+        lines.watch(Event("avoided", why=why))
+    assert why in captured.get()
+
+
 def test_progress_counts_each_state_and_means_over_done_blocks_only(wanted: Plan) -> None:
     ids = {(cell.arm, cell.block.seed): cell.trial for cell in wanted.cells}
     trials = {trial.id: trial for trial in wanted.trials}

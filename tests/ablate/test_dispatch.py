@@ -1,6 +1,7 @@
 """What a lost worker costs and whom: the desk against a script of messages, no process and no clock."""
 
 import dataclasses
+import socket
 
 import pytest
 
@@ -131,6 +132,16 @@ def test_memory_of_the_host_is_recorded_as_memory(desk):
         desk.hear([Lost(hand.number, "OutOfMemoryError: Memory on the node was 15.3GB / 15.8GB", "x")])
     record = next(event.record for event in desk.heard if event.kind == "ended")
     assert (record.state, record.reason, record.attempts) == ("failed", "out_of_memory", 3)
+
+
+@pytest.mark.parametrize(("host", "reason"), [(socket.gethostname(), "out_of_memory"), ("another", "lost")])
+def test_the_kernel_s_kills_count_where_it_is_the_worker_s_kernel(desk, monkeypatch, host, reason):
+    monkeypatch.setattr(desk.kernel, "killed", lambda: True)
+    for _ in range(3):
+        hand = desk.take()
+        desk.hear([Began(IDS[0], "x", host)])
+        desk.hear([Lost(hand.number, "killed", "x")])
+    assert next(event.record for event in desk.heard if event.kind == "ended").reason == reason
 
 
 def test_a_full_disk_stops_the_sweep_after_what_came_with_it(desk):
