@@ -26,7 +26,7 @@ from ablate.failures import PASSING
 from ablate.home import Home
 from ablate.lease import Hold, hold
 from ablate.lock import Locked
-from ablate.log import Entry, Log, Record, Unwritable, launched, ledger
+from ablate.log import Entry, Log, Record, Unwritable, launched, ledger, left
 from ablate.nodes import Resources
 from ablate.plan import Plan, Trial
 from ablate.steering import Steered, foreseen, withheld
@@ -338,17 +338,27 @@ def _form(plan: Plan) -> dict[str, Any]:
 
 
 def _nothing_to_do(plan: Plan, options: Options, held: Hold) -> Result:
-    """Other studies trained it all: the log still says that this sweep is wanted, for `status`, `report` and `sync`."""
+    """All of it has ended: other studies trained it, or a driver that was killed before it left.
+
+    Then the log says so, and MLflow and Optuna are brought up to it.
+    """
     form, before = _form(plan), launched(options.home, plan.sweep)
+    new = before is None or any(before[key] != value for key, value in form.items())
+    behind = new or not left(options.home, plan.sweep)
+    result = _result(plan, options.home)
     log = _log(plan, options, held)
     try:
-        if before is None or any(before[key] != value for key, value in form.items()):
+        if new:
             log.append("sweep", **_launch(plan, options, provenance.collect()))
-            log.append("left", how="done")
+        if behind:
+            log.append("left", how="failed" if result.failed else "done")
     finally:
         late = log.close(PARTING_S)  # also of a driver before, whose last lines did not get there
-    result = _result(plan, options.home)
-    return replace(result, message=" ".join(filter(None, [late, _not_run(plan, options, result)])))
+    follower = _follower(options.home, plan.sweep, options.mlflow) if behind and options.mlflow else None
+    delivered = follower.finish(DELIVER_S) if follower else None
+    projected = _projected(plan, options) if behind else ""
+    message = " ".join(filter(None, [late, projected, _not_run(plan, options, result)]))
+    return replace(result, message=message, delivered=delivered)
 
 
 def _not_run(plan: Plan, options: Options, result: Result) -> str:

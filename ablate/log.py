@@ -35,6 +35,9 @@ from typing import Any, Literal, Protocol
 
 from ablate.home import Home
 
+LEFT_BYTES = 512
+"""More than the line of a driver that leaves is long."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -243,6 +246,17 @@ def launched(home: Home, sweep: str) -> dict[str, Any] | None:
             if line["kind"] == "sweep":
                 found = line
     return found
+
+
+def left(home: Home, sweep: str) -> bool:
+    """Whether the sweep's last driver said that it left; one that was killed did not."""
+    with home.log(sweep).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LEFT_BYTES))
+        last = file.read().removesuffix(b"\n").rpartition(b"\n")[2]
+    try:
+        return bool(json.loads(last)["kind"] == "left")
+    except (ValueError, TypeError, KeyError):  # a longer line, or a torn one
+        return False
 
 
 def _plain(value: Any) -> Any:

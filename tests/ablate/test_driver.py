@@ -65,6 +65,25 @@ def test_all_done_then_nothing_to_do(home):
     assert home.log(WALK.sweep).read_bytes() == before
 
 
+def test_killed_after_the_last_end_what_it_owed_is_delivered(home):
+    """The log is whole but for the driver's farewell; Optuna's storage was never written."""
+    import optuna
+
+    run(WALK, local(home))
+    log = home.log(WALK.sweep)
+    log.write_bytes(
+        b"".join(line for line in log.read_bytes().splitlines(keepends=True) if b'"kind":"left"' not in line)
+    )
+    again = run(WALK, local(home, optuna=home.optuna))
+    assert (again.trained, again.pending) == (0, ())
+    stored = optuna.load_study(study_name=WALK.sweep, storage=home.optuna).get_trials(deepcopy=False)
+    assert {trial.user_attrs["trial"] for trial in stored} == set(again.done)
+    assert [line["how"] for line in kinds(home, "left")] == ["done"]
+    before = log.read_bytes()
+    run(WALK, local(home, optuna=home.optuna))
+    assert log.read_bytes() == before
+
+
 def test_watchers_hear_each_trial_begin_run_and_end(home):
     heard = []
     run(WALK, local(home), heard.append)
