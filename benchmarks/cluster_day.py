@@ -1,6 +1,6 @@
 """A bad day of a cluster, in minutes: what the sweep lost, and whether its frame is the undisturbed one.
 
-    python -m benchmarks.cluster_day [--blocks 15] [--minute 60] [--home DIR]
+    python -m benchmarks.cluster_day [--study day] [--minute 60] [--home DIR]
 
 Three Ray nodes of two CPUs each, a head that trains nothing and the machine of the person who asks, each with an
 address of its own (`ray_nodes`); MLflow's server; a PostgreSQL for Optuna; an S3-compatible object store as home, which
@@ -36,8 +36,6 @@ from tests.ablate import s3, walks
 
 WORKERS = ("a", "b", "c")
 CPUS = 2
-STUDY = f"{walks.__file__}:day"
-"""Four arms; its trials take twelve seconds of sleep."""
 SHARE = 0.2
 """Of the object store's requests that fail."""
 LIMIT_S = 3600.0
@@ -53,7 +51,6 @@ class Day:
     database: services.PostgreSQL
     folder: Path
     whole: Plan
-    blocks: int
     minute: float
     driver: "subprocess.Popen[bytes] | None" = None
     story: list[str] = field(default_factory=list)
@@ -75,8 +72,8 @@ class Day:
         # In the desk's network, but not among its processes: a node that gives up ends those.
         space = self.cluster.nodes["desk"].namespace
         words = ["ip", "netns", "exec", space] if space else []
-        words += [sys.executable, "-m", "ablate", command, STUDY]
-        words += ["--scale", "smoke", "--blocks", str(self.blocks), "--home", self.home]
+        words += [sys.executable, "-m", "ablate", command, f"{walks.__file__}:{self.whole.study.name}"]
+        words += ["--scale", "smoke", "--home", self.home]
         words += ["--address", self.cluster.address]
         words += ["--mlflow", self.tracker.uri, "--optuna", self.database.url, "--quiet"]
         with (self.folder / "driver.output").open("ab") as output:
@@ -247,9 +244,8 @@ def _check_optuna(day: Day, wanted: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def beginning(folder: Path, blocks: int, minute: float) -> Iterator[Day]:
+def beginning(folder: Path, whole: Plan, minute: float) -> Iterator[Day]:
     """Everything up, nothing asked yet."""
-    whole = plan(walks.day, "smoke", blocks=blocks)
     with contextlib.ExitStack() as held:
         cluster = held.enter_context(ray_nodes.Cluster())
         store = held.enter_context(s3.serving(cluster.gateway))
@@ -257,7 +253,7 @@ def beginning(folder: Path, blocks: int, minute: float) -> Iterator[Day]:
         tracker = held.enter_context(services.mlflow(_made(folder / "mlflow"), cluster.gateway))
         database = held.enter_context(services.postgresql(folder / "postgresql"))
         cluster.environment |= store.environment  # keys do not travel: each node has its own
-        day = Day(cluster, store, tracker, database, folder, whole, blocks, minute)
+        day = Day(cluster, store, tracker, database, folder, whole, minute)
         cluster.head()
         for name in WORKERS:
             day.join(name)
@@ -305,15 +301,16 @@ def live(day: Day, events: tuple[tuple[float, Callable[[Day], None]], ...] = DAY
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=15, help="of four trials each")
+    parser.add_argument("--study", choices=("day", "hour"), default="day", help="60 trials of 48 s, or 12 of 5 s")
     parser.add_argument("--minute", type=float, default=60.0, help="how long servers are down, in seconds")
     parser.add_argument("--home", type=Path, help="kept; default: a temporary folder")
     args = parser.parse_args()
     folder = args.home or Path(tempfile.mkdtemp(prefix="day-"))
     undisturbed = Home(folder / "undisturbed")
+    whole = plan(getattr(walks, args.study), "smoke")
     # They sleep, so twenty share a core.
-    run(plan(walks.day, "smoke", blocks=args.blocks), Options(home=undisturbed, cpus_per_trial=0.1))
-    with beginning(folder, args.blocks, args.minute) as day:
+    run(whole, Options(home=undisturbed, cpus_per_trial=0.1))
+    with beginning(folder, whole, args.minute) as day:
         live(day)
         day.store.plan()
         check(day, undisturbed)
