@@ -215,7 +215,6 @@ def check(day: Day, undisturbed: Home) -> None:
     """
     from ablate import request
 
-    os.environ |= day.store.environment | {"ABLATE_CACHE": str(day.folder / "disks" / "reader")}
     disturbed = request.opened(day.home)
     kill_sweep.check(disturbed, undisturbed, day.whole, sinks=False)
     wanted = {trial.id for trial in day.whole.trials}
@@ -313,6 +312,7 @@ def main() -> None:
     with beginning(folder, whole, args.minute) as day:
         live(day)
         day.store.plan()
+        os.environ |= day.store.environment | {"ABLATE_CACHE": str(folder / "disks" / "reader")}
         check(day, undisturbed)
     assert not orphans(folder), "something of it is still running"
     print(json.dumps({"story": day.story, "drivers": day.starts, "frame": "equal"}, indent=2))
