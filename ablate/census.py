@@ -94,7 +94,9 @@ class Census:
         """Id of the node with that id or address, and whether it went."""
         for node in self.there:
             if place in (node.id, node.address):
-                gone = preempted or not nodes.reachable(node)
+                # One that was cut off may answer again by now, and is out of the cluster all the same.
+                living = {row["NodeID"] for row in _rows() if row["Alive"]}
+                gone = preempted or node.id not in living or not nodes.reachable(node)
                 self.dead |= {node.id} if gone else set()
                 return node.id, gone
         return place, preempted or bool(place)
@@ -172,8 +174,7 @@ def _clock(node: str) -> float | None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    # Ray takes no function that is built in.
-    asked = ray.remote(lambda: time.time()).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    asked = ray.remote(nodes.now).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     found = []
     for _ in range(5):
         before = time.time()

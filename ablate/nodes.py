@@ -192,6 +192,11 @@ def look(node: str, question: Question) -> Seen:
     )
 
 
+def now() -> float:
+    """The time there."""
+    return time.time()
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that should be alike."""
     found = {"python": platform.python_version()}

@@ -5,6 +5,7 @@ The slow ones take nodes, cables and the head away; benchmarks/cluster_day.py do
 
 import argparse
 import dataclasses
+import json
 import tempfile
 import threading
 import time
@@ -26,7 +27,10 @@ from ablate.worker import Began, Hand, Job
 from benchmarks import ray_nodes
 from tests.ablate import walks
 
-LONG = walks.study("long", {f"d{k}": walks.Walk(drift=0.1 * k, epochs=80, pause=0.25) for k in range(2)}, 2)
+ARMS = {f"d{k}": walks.Walk(drift=0.1 * k, epochs=80, pause=0.25) for k in range(2)}
+LONG = walks.study("long", ARMS, 2)
+SAME = walks.study("same", {name: dataclasses.replace(walk, pause=0.0) for name, walk in ARMS.items()}, 2)
+"""The numbers of LONG in no time."""
 QUICK_TO_GIVE_UP = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
 """Nodes that have lost their head give up after a minute by default."""
 
@@ -76,11 +80,17 @@ def places(heard: list[Said]) -> set[tuple[str, tuple[str, ...]]]:
     return {(each.node, each.gpus) for each in heard if isinstance(each, Began)}
 
 
-def test_code_travels_and_the_bits_are_those_of_one_process(two: ray_nodes.Cluster, tmp_path: Path) -> None:
+def test_a_submitted_job_sends_its_code_along_and_gets_the_bits_of_one_process(
+    two: ray_nodes.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ray job submit` starts its command with these two variables; the nodes have none of our code."""
+    monkeypatch.setenv("RAY_ADDRESS", two.address)
+    submitted = {"runtime_env": {"env_vars": {"MINE": "1"}}, "metadata": {"job_submission_id": "raysubmit_1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
     alone, there = Home(tmp_path / "alone"), Home(tmp_path / "there")
     whole = plan(walks.walk, "smoke")
     run(whole, Options(home=alone, local=True))
-    result = run(whole, Options(home=there, address=two.address))
+    result = run(whole, Options(home=there))
     assert len(result.done) == len(whole.trials)
     for ident in result.done:
         ours, theirs = ledger(alone)[ident].record, ledger(there)[ident].record
@@ -179,11 +189,12 @@ class Day:
         self.thread.join(600)
         assert not self.thread.is_alive()
         assert len(self.result.done) == len(self.whole.trials), self.result.message
-        run(self.whole, Options(home=alone, local=True))
+        same = plan(SAME, "smoke")
+        run(same, Options(home=alone, local=True))
         ended = [line["trial"] for _, line in read(self.home.log(self.whole.sweep)) if line["kind"] == "ended"]
         assert sorted(ended) == sorted(trial.id for trial in self.whole.trials)
-        for ident in ended:
-            ours, theirs = ledger(alone)[ident].record, ledger(self.home)[ident].record
+        for quick, slow in zip(same.trials, self.whole.trials, strict=True):
+            ours, theirs = ledger(alone)[quick.id].record, ledger(self.home)[slow.id].record
             assert ours is not None
             assert theirs is not None
             assert [each["metrics"] for each in ours.epochs] == [each["metrics"] for each in theirs.epochs]
