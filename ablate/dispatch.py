@@ -23,7 +23,7 @@ from ablate.packing import Footprint, Packing
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
 from ablate.steering import NOTHING, Helm, Steered, extended, withheld
-from ablate.store import Away
+from ablate.store import StoreError
 from ablate.worker import Adopted, Back, Began, Hand, Measured, Progress
 
 HAND_S = 1.0
@@ -153,7 +153,7 @@ class Dispatch:
 
     def _ask_busy(self) -> None:
         """What another sweep's driver finished is finished here; the rest is tried again."""
-        with contextlib.suppress(Away):
+        with contextlib.suppress(StoreError):
             segments.pull(self.home)
         now = ledger(self.home)
         for ident in self.busy:

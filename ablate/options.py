@@ -65,7 +65,12 @@ def names(text: str) -> tuple[str, ...]:
 
 def add_home(parser: argparse.ArgumentParser) -> None:
     """Adds --home."""
-    parser.add_argument("--home", metavar="DIR", help="where everything lies (ABLATE_HOME; default ./ablate-home)")
+    parser.add_argument(
+        "--home",
+        metavar="DIR",
+        help="where everything lies: a folder, or an object store as s3://bucket/prefix "
+        "(ABLATE_HOME; default ./ablate-home)",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
