@@ -412,7 +412,13 @@ def _executor(plan: Plan, options: Options) -> Executor:
         return InProcess(job)
     cpus, gpus = _cpus(plan, options), _gpus(plan, options)
     resources = Resources(cpus, gpus, options.slots, options.resources, options.labels)
-    return Cluster(job, resources, options.address or os.environ.get("RAY_ADDRESS") or None, options.patience)
+    return Cluster(job, resources, _address(options), options.patience)
+
+
+def _address(options: Options) -> str | None:
+    """Of the cluster to join; RAY_ADDRESS, as a submitted job finds it set, also says where 'auto' is."""
+    named = os.environ.get("RAY_ADDRESS") or None
+    return named or "auto" if options.address == "auto" else options.address or named
 
 
 def _check_packing(plan: Plan, options: Options) -> None:

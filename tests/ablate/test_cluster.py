@@ -90,7 +90,7 @@ def test_a_submitted_job_sends_its_code_along_and_gets_the_bits_of_one_process(
     alone, there = Home(tmp_path / "alone"), Home(tmp_path / "there")
     whole = plan(walks.walk, "smoke")
     run(whole, Options(home=alone, local=True))
-    result = run(whole, Options(home=there))
+    result = run(whole, Options(home=there, address="auto"))
     assert len(result.done) == len(whole.trials)
     for ident in result.done:
         ours, theirs = ledger(alone)[ident].record, ledger(there)[ident].record
