@@ -1,11 +1,11 @@
 """The classes of the ImageNet protocols P1, P2 and P3, by WordNet id; and GReg's ten known classes, by their places.
 
 Source of P1 to P3: the thesis cited in `trainables.margins`, section 5.1.2; the protocols are of Palechor, Bhoumik,
-Guenther (WACV 2023), AIML-IfI/openset-imagenet@34c1933 `protocol.py`. Made from WordNet 3.0's hypernyms (wn 0.0.23) and the list of
-ILSVRC-2012's classes (timm 1.0.31) by the rules there, over a tree: each of the 26 nodes with hypernyms in and outside
-a superclass keeps one, as that code's reader does. Which one follows from the printed sizes: the classes of each
-protocol (116/67/166, 30/31/55, 151/97/164) and of P3's superclasses (bird 52, furniture 21, car 10, feline 8, ...);
-and, where sizes leave it open, from the authors' own lists of test images (@0882f6b `data/v2/p1_test_tiny.csv`,
+Guenther (WACV 2023), AIML-IfI/openset-imagenet@34c1933 `protocol.py`. Made from WordNet 3.0's hypernyms (wn 0.0.23) and
+the list of ILSVRC-2012's classes (timm 1.0.31) by the rules there, over a tree: each of the 26 nodes with hypernyms in
+and outside a superclass keeps one, as that code's reader does. Which one follows from the printed sizes: the classes of
+each protocol (116/67/166, 30/31/55, 151/97/164) and of P3's superclasses (bird 52, furniture 21, car 10, feline 8,
+...); and, where sizes leave it open, from the authors' own lists of test images (@0882f6b `data/v2/p1_test_tiny.csv`,
 `p1_test.csv`, `p3_test.csv`). So greyhounds are racers, domestic cats domestic animals, game birds game, minivans cars,
 pool tables game equipment; computer keyboards input devices, golf carts golf equipment, power tools machines, seat
 belts belts (so clothes), sewing machines home appliances, bread a baked good, bulletproof vests body armour.
