@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.datasets import DataSpec, open_data
+from trainables.datasets import open_data
+from trainables.protocols import DataSpec
 
 SPEC = DataSpec(protocol="cifar10")
 
@@ -87,7 +88,8 @@ def opening(source: Path, cache: Path) -> None:
 _READER = """
 import sys
 from pathlib import Path
-from trainables.datasets import DataSpec, open_data
+from trainables.datasets import open_data
+from trainables.protocols import DataSpec
 data = open_data(DataSpec(protocol="cifar10"), cache=Path(sys.argv[1]), source=Path(sys.argv[2]), download=False)
 pages = dict.fromkeys(("Rss", "Pss", "Private_Dirty"), 0)
 data.train.pixels.max()

@@ -98,9 +98,9 @@ class Scale:
     dataset_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Dataset -> config fields that this scale changes on it, over `settings`: protocols differ in epochs."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `trainables.datasets.DataSpec` besides protocol and split: side, per_class, test_per_class."""
+    """Fields of `trainables.protocols.DataSpec` besides protocol and split: side, per_class, test_per_class."""
     needed_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name that a `Needed` gives as its data -> fields of `trainables.datasets.DataSpec`, with the protocol. The split
+    """Name that a `Needed` gives as its data -> fields of `trainables.protocols.DataSpec`, with the protocol. The split
     is the block's where none is given."""
     cpus: float = 1.0
     gpus: float = 0.0

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from trainables import boxes
-from trainables.datasets import VERSION, DataError, DataSpec, check, open_data
+from trainables.datasets import VERSION, check, open_data
+from trainables.imageformats import DataError
+from trainables.protocols import DataSpec
 from trainables.sources import SOURCES, find, fingerprint
 
 WNIDS = ("n01443537", "n01629819")

@@ -10,7 +10,10 @@ import torchvision.datasets
 from PIL import Image
 
 from trainables import finegrained
-from trainables.datasets import SOURCES, Data, DataError, DataSpec, check, open_data
+from trainables.datasets import Data, check, open_data
+from trainables.imageformats import DataError
+from trainables.protocols import DataSpec
+from trainables.sources import SOURCES
 
 CLASSES = 3
 SHAPES = [(30, 20), (20, 30), (24, 24)]
