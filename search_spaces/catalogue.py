@@ -29,6 +29,8 @@ MODULES = (
     "gradmix_evaluations",
     "gradmix_selfsupervised",
     "greg",
+    "greg_comparisons",
+    "greg_evaluations",
     "greg_imagenet",
     "margins",
     "rmix",

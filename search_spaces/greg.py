@@ -1,10 +1,11 @@
 """Ablations of GReg: detection of out-of-distribution images by an energy that is flat around training images.
 
-Paper: Gradient-Regularized Out-of-Distribution Detection (GReg), arXiv 2404.12368. `greg_base` is its ablation table,
-`greg_architectures` its CIFAR-10 table; the others vary what it fixes, and where its text and its code differ.
+Paper: Gradient-Regularized Out-of-Distribution Detection (GReg), arXiv 2404.12368. `greg_base` is its ablation table;
+the others vary what it fixes, and where its text and its code differ.
 
-All but `greg_optimizer` and `greg_scratch` fine-tune networks that were pre-trained by cross-entropy, once for all arms
-of a block. Arms of one size share blocks and settings, so energy training and GReg are one trial each for all studies.
+All fine-tune networks that were pre-trained by cross-entropy, once for all arms of a block. Arms of one size share
+blocks and settings, so energy training and GReg are one trial each for all studies, also those of
+`search_spaces.greg_evaluations`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,9 +14,8 @@ from itertools import product
 from typing import Any
 
 from search_spaces.study import Arm, Block, Contrast, Outcome, Parameter, Published, Scale, Source, Study, Tuning
-from trainables import energy_sampling, greg, ood_radius, ood_scores, pretraining
-from trainables.greg import DOS, ENERGY, GREG, GREG_PLUS, OE, OE_GRAD, POEM, POEM_GRAD, Config
-from trainables.metrics import RADII
+from trainables import energy_sampling, greg, pretraining
+from trainables.greg import ENERGY, GREG, OE, OE_GRAD, POEM, POEM_GRAD, Config
 from trainables.protocol import Needed
 
 # --- What is read ----------------------------------------------------------------------------------------------------
@@ -459,253 +459,6 @@ BN = study(
     "train_twice",
 )
 
-# --- G8: optimiser ---------------------------------------------------------------------------------------------------
-
-OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
-    "sgd_0.1": {"optimizer": "sgd", "learning_rate": 0.1},
-    "adam_1e-3": {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0},
-    "adam_0.1": {"optimizer": "adam", "learning_rate": 0.1, "weight_decay": 0.0},
-}
-FROM_SCRATCH: Mapping[str, Mapping[str, Any]] = {
-    "smoke": {"epochs": 1, "milestones": (1,)},
-    "laptop": {"epochs": 24, "milestones": (20,)},
-    "pictures": {"epochs": 20, "milestones": (17,)},
-    "gpu": {},
-    "paper": {},
-}
-"""Length and steps of training from scratch, by scale."""
-
-
-def from_scratch(*fields: str) -> tuple[Scale, ...]:
-    """Sizes for training from scratch, with each config's own learning rate, and without these fields."""
-    return tuple(
-        replace(
-            scale,
-            settings={
-                name: value
-                for name, value in {**scale.settings, **FROM_SCRATCH[scale.name]}.items()
-                if name not in ("learning_rate", "pretraining_epochs", *fields)
-            },
-            note=scale.note.split(";")[0].rstrip(".") + ". From scratch.",
-        )
-        for scale in SCALES
-    )
-
-
-OPTIMIZER = study(
-    "greg_optimizer",
-    "Should GReg+ be trained by SGD or by Adam?",
-    "SGD in the text; the released script for CIFAR with clusters has Adam at 0.1 since 2024",
-    tuple(
-        Arm(name=name, label=name.replace("_", ", "), config=replace(GREG_PLUS, **fields))
-        for name, fields in OPTIMIZERS.items()
-    ),
-    "sgd_0.1",
-    scales=from_scratch(),
-    notes=(
-        UNPUBLISHED,
-        *COMMON,
-        "The scripts for CIFAR are older than the change of the optimiser. Adam has no weight decay there, nor here.",
-    ),
-)
-
-# --- G9: detectors read off afterwards -------------------------------------------------------------------------------
-
-DETECTORS: Mapping[Any, str] = {
-    "msp": "MSP",
-    "odin": "ODIN",
-    "energy": "Energy",
-    "react": "ReAct",
-    "dice": "DICE",
-    "max_logit": "MaxLogit",
-}
-NETWORKS: Mapping[str, tuple[Needed, str]] = {
-    "plain": (Needed("pretraining", pretraining.Config()), "cross-entropy"),
-    "energy": (Needed("greg", tuned(ENERGY)), "energy training"),
-    "greg": (Needed("greg", tuned(GREG)), "GReg"),
-}
-POSTHOC = study(
-    "greg_posthoc",
-    "Do detectors that need no training still help once a network was trained to detect?",
-    "baselines of the main tables",
-    tuple(
-        Arm(
-            name=f"{network}_{detector}",
-            label=f"{label} by {trained}",
-            method="ood_scores",
-            config=ood_scores.Config(network=needed, detector=detector),
-            factors={"network": network, "detector": detector},
-        )
-        for network, (needed, trained) in NETWORKS.items()
-        for detector, label in DETECTORS.items()
-    ),
-    "greg_energy",
-    method="ood_scores",
-    outcome=FPR,
-    secondary=DETECTED,
-    contrasts=tuple(
-        Contrast(arm=f"{network}_{detector}", reference=f"{network}_energy", family=network)
-        for network in NETWORKS
-        for detector in DETECTORS
-        if detector != "energy"
-    ),
-    notes=(
-        UNPUBLISHED,
-        *COMMON,
-        "Each network is trained once and scored by all detectors. Parameters are the detectors' papers': ODIN at "
-        "temperature 1000 with a step of 0.0014, ReAct and DICE at 90%.",
-    ),
-)
-
-# --- G10: robustness -------------------------------------------------------------------------------------------------
-
-SHOWN = tuple(
-    outcome
-    for r in RADII
-    for outcome in (
-        Outcome(metric=f"auroc_attacked_{r:g}", label=f"AUROC under attack, r = {r:g}"),
-        Outcome(metric=f"estimated_at_{r:g}", label=f"right with an estimated radius of {r:g}"),
-        Outcome(metric=f"searched_at_{r:g}", label=f"right with a searched radius of {r:g}"),
-        Outcome(metric=f"certified_at_{r:g}", label=f"right with a certified radius of {r:g}"),
-        Outcome(metric=f"broken_estimated_{r:g}", label=f"of these, estimates broken at {r:g}", higher_is_better=False),
-        Outcome(metric=f"broken_certified_{r:g}", label=f"certificates broken at {r:g}", higher_is_better=False),
-    )
-)
-QUICKLY = replace(SMOKE, settings={**SMOKE.settings, "rows": 6, "steps": 3})
-RADIUS = study(
-    "greg_radius",
-    "Does a flatter energy make the detector harder to fool?",
-    "Lipschitz analysis: the radius within which a decision cannot change",
-    tuple(
-        Arm(name=name, label=label, method="ood_radius", config=ood_radius.Config(network=needed))
-        for name, label, needed in (
-            *((name, label, needed) for name, (needed, label) in NETWORKS.items()),
-            ("two_way", "GReg, two-way sampling", Needed("greg", tuned(replace(GREG, sampling="two_way")))),
-            ("paper", "GReg, weight 1 as in the text", Needed("greg", tuned(replace(GREG, reduction="paper")))),
-        )
-    ),
-    "energy",
-    method="ood_radius",
-    scales=(QUICKLY, *SCALES[1:]),
-    outcome=Outcome(metric="auroc_attacked_0.25", label="AUROC under attack, r = 0.25"),
-    secondary=(
-        AUROC,
-        ACCURACY,
-        *(each for each in SHOWN if each.metric != "auroc_attacked_0.25"),
-        own("radius_estimated", "mean estimated radius", True),
-        own("radius_searched", "mean searched radius", True),
-        own("radius_certified", "mean certified radius", True),
-        own("lipschitz_estimated", "slope at the image"),
-        own("lipschitz_searched", "largest slope that was met"),
-        own("lipschitz_certified", "bound on all slopes"),
-    ),
-    claim="The paper proves a radius from a Lipschitz constant and puts the gradient norm in its place.",
-    figures=("radii",),
-    notes=(
-        UNPUBLISHED,
-        LAST,
-        APART,
-        "A gradient norm is a lower bound of the Lipschitz constant, so a radius from it is an estimate and can be "
-        "broken; the certified one is sound, and vanishingly short on deep networks. Distances are L2 in normalised "
-        "input.",
-    ),
-)
-
-# --- The CIFAR-10 table: architectures -------------------------------------------------------------------------------
-
-ARCHITECTURES: Mapping[str, tuple[Any, str]] = {
-    "resnet": ("resnet18_imagenet", "ResNet-18"),
-    "resnet_small_stem": ("resnet18", "ResNet-18, stem for small images"),
-    "wrn": ("wrn40_2", "WRN-40-2"),
-    "densenet": ("densenet_bc_100_12", "DenseNet-BC-100-12"),
-}
-SHALLOW = {"wrn": "wrn10_2", "densenet": "densenet_bc_22_12"}
-"""Stand-ins on digits."""
-TABLE_CIFAR10: Mapping[str, tuple[float | None, ...]] = {
-    "resnet_energy": (11.14, 97.53),
-    "resnet_greg": (7.90, 97.95),
-    "wrn_energy": (13.11,),
-    "wrn_greg": (7.95,),
-    "densenet_energy": (11.26,),
-    "densenet_greg": (7.93,),
-    "OpenMix, ResNet": (22.24, 96.26),
-    "OpenMix, WRN": (21.92,),
-    "OpenMix, DenseNet": (22.86,),
-}
-
-
-def architecture_arms() -> tuple[Arm, ...]:
-    """Both losses on each network; on digits, shallow stand-ins."""
-    losses: Mapping[str, tuple[Config, str]] = {"energy": (ENERGY, "Energy"), "greg": (GREG, "GReg")}
-    return tuple(
-        Arm(
-            name=f"{key}_{name}",
-            label=f"{label}, {text}",
-            config=tuned(config, network=network),
-            factors={"network": key, "loss": name},
-            per_dataset={"digits-ood": {"network": SHALLOW[key]}} if key in SHALLOW else {},
-        )
-        for (key, (network, label)), (name, (config, text)) in product(ARCHITECTURES.items(), losses.items())
-    )
-
-
-ARCHITECTURE_SCALES = tuple(
-    replace(scale, settings={name: value for name, value in scale.settings.items() if name != "network"})
-    for scale in (
-        SMOKE,
-        LAPTOP,
-        replace(
-            PICTURES,
-            settings={**PICTURES.settings, "width": 16, "epochs": 3, "pretraining_epochs": 10},
-            seconds=600.0,
-            note=f"Real pictures without a GPU. {FROM_PICTURES}. A tenth of CIFAR-10's training images, networks of "
-            "their own depth and a quarter of their width; 3 epochs of fine-tuning after 10. Not measured.",
-        ),
-        GPU,
-        PAPER,
-    )
-)
-"""The networks are what differs, so no size sets them."""
-ARCHITECTURE = study(
-    "greg_architectures",
-    "Does GReg help on every network?",
-    "CIFAR-10 table",
-    architecture_arms(),
-    "wrn_energy",
-    scales=ARCHITECTURE_SCALES,
-    contrasts=tuple(Contrast(arm=f"{key}_greg", reference=f"{key}_energy") for key in ARCHITECTURES),
-    published=numbers(TABLE_CIFAR10, "CIFAR-10 table"),
-    claim="Yes: FPR95 falls by 3.2 points on ResNet, 5.2 on WRN, 3.3 on DenseNet.",
-    notes=(
-        *COMMON,
-        SIX,
-        RATE,
-        "The released ResNet-18 has the stem of ImageNet on images of 32 x 32; the other stem is ours.",
-    ),
-)
-
-# --- From scratch ----------------------------------------------------------------------------------------------------
-
-SCRATCH_ARMS = (
-    Arm(name="energy", label="Energy", config=replace(ENERGY, **greg.SCRATCH)),
-    Arm(name="greg", label="GReg, random", config=replace(GREG, **greg.SCRATCH)),
-    Arm(name="greg_plus", label="GReg+", config=GREG_PLUS),
-    Arm(name="dos", label="DOS", config=DOS),
-)
-SCRATCH = study(
-    "greg_scratch",
-    "Does GReg+ detect better than energy training and DOS, all from scratch?",
-    "GReg+ in the main tables; DOS as in its code",
-    SCRATCH_ARMS,
-    "greg_plus",
-    scales=from_scratch(),
-    notes=(
-        *COMMON,
-        IMAGENET,
-        "GReg+ has 60 epochs, DOS 100; the small sizes have as many for both.",
-    ),
-)
-
 # --- Tuning ----------------------------------------------------------------------------------------------------------
 
 
@@ -746,18 +499,4 @@ TUNE = Study(
     ),
 )
 
-STUDIES = (
-    BASE,
-    LAMBDA,
-    NORMALISATION,
-    MARGINS,
-    INDICATOR,
-    SAMPLING,
-    BN,
-    OPTIMIZER,
-    POSTHOC,
-    RADIUS,
-    ARCHITECTURE,
-    SCRATCH,
-    TUNE,
-)
+STUDIES = (BASE, LAMBDA, NORMALISATION, MARGINS, INDICATOR, SAMPLING, BN, TUNE)

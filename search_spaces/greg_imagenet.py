@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from search_spaces.greg import COMMON, FROM_SCRATCH, SCALES, blocks, numbers, study, tuned
+from search_spaces.greg import COMMON, SCALES, blocks, numbers, study, tuned
+from search_spaces.greg_comparisons import FROM_SCRATCH
 from search_spaces.study import Arm, Scale
 from trainables.greg import DOS, ENERGY, GREG
 
