@@ -60,7 +60,7 @@ def check_methods(plan: Plan) -> None:
     if not plan.study.origin and not any(trial.needs for trial in plan.trials):
         return
     from trainables import catalogue
-    from trainables.protocols import DataSpec
+    from trainables.data_protocols import DataSpec
 
     trials = {trial.id: trial for trial in plan.trials}
     for trial in plan.trials:
@@ -89,9 +89,9 @@ def check_data(plan: Plan, home: Home, source: Path | None) -> None:
     Raises:
         UsageError: missing, empty, truncated, or other classes.
     """
+    from trainables.data_protocols import DataSpec
     from trainables.datasets import open_data
     from trainables.imageformats import DataError
-    from trainables.protocols import DataSpec
 
     for fields in _distinct(plan):
         try:

@@ -159,7 +159,7 @@ def forms_own_sweep(args: argparse.Namespace) -> bool:
 
 def on_dataset(scale: Scale, dataset: str) -> Scale:
     """The scale on one data set: its own blocks of that name, or else all its splits and seeds moved there."""
-    from trainables.protocols import PROTOCOLS
+    from trainables.data_protocols import PROTOCOLS
 
     if dataset not in PROTOCOLS:
         raise UsageError(

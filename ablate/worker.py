@@ -425,8 +425,8 @@ def _method(name: str, origin: str) -> Method:
 @lru_cache(maxsize=4)
 def _opened(cache: Path, source: Path | None, download: bool, data: tuple[tuple[str, Any], ...]) -> Any:
     """The data of a trial, kept open for the process's next ones; its arrays are mapped, not copied."""
+    from trainables.data_protocols import DataSpec
     from trainables.datasets import open_data
-    from trainables.protocols import DataSpec
 
     return open_data(DataSpec(**dict(data)), cache=cache, source=source, download=download)
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.data_protocols import DataSpec
 from trainables.datasets import open_data
-from trainables.protocols import DataSpec
 
 SPEC = DataSpec(protocol="cifar10")
 
@@ -89,7 +89,7 @@ _READER = """
 import sys
 from pathlib import Path
 from trainables.datasets import open_data
-from trainables.protocols import DataSpec
+from trainables.data_protocols import DataSpec
 data = open_data(DataSpec(protocol="cifar10"), cache=Path(sys.argv[1]), source=Path(sys.argv[2]), download=False)
 pages = dict.fromkeys(("Rss", "Pss", "Private_Dirty"), 0)
 data.train.pixels.max()

@@ -179,7 +179,7 @@ def _bare(products: int) -> float:
     """12 trials in each of two processes, with nothing around them."""
     code = (
         "from benchmarks import overhead_study as s; from trainables.datasets import open_data;"
-        "from trainables.protocols import DataSpec;"
+        "from trainables.data_protocols import DataSpec;"
         "import tempfile; from pathlib import Path;"
         "data = open_data(DataSpec(protocol='digits'), cache=Path(tempfile.mkdtemp()));"
         f"[list(s.busy(s.Busy(products={products}), data, seed=k, device='cpu')) for k in range(12)]"

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from ablate import memory
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, Images
-from trainables.protocols import DataSpec
 
 WARM_UP = 2
 """Epochs before the clock runs."""

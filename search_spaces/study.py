@@ -98,10 +98,10 @@ class Scale:
     dataset_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Dataset -> config fields that this scale changes on it, over `settings`: protocols differ in epochs."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `trainables.protocols.DataSpec` besides protocol and split: side, per_class, test_per_class."""
+    """Fields of `trainables.data_protocols.DataSpec` besides protocol and split: side, per_class, test_per_class."""
     needed_data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name that a `Needed` gives as its data -> fields of `trainables.protocols.DataSpec`, with the protocol. The split
-    is the block's where none is given."""
+    """Name that a `Needed` gives as its data -> fields of `trainables.data_protocols.DataSpec`, with the protocol. The
+    split is the block's where none is given."""
     cpus: float = 1.0
     gpus: float = 0.0
     """Per trial; `--gpus-per-trial` overrides."""

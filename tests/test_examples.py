@@ -12,10 +12,10 @@ import torch
 from ablate.__main__ import main
 from ablate.home import Home
 from search_spaces.catalogue import load
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, open_data
 from trainables.origin import module
 from trainables.protocol import Diverged
-from trainables.protocols import DataSpec
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILE = EXAMPLES / "my_study.py"

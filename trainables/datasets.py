@@ -1,4 +1,4 @@
-"""Image data, decoded once and shared by all trials of a node. What a spec asks for is in `trainables.protocols`.
+"""Image data, decoded once and shared by all trials of a node. What a spec asks for is in `trainables.data_protocols`.
 
 `open_data` maps ready-made uint8 arrays into memory. What a protocol, split, size and number of images need is
 prepared on first use, by one process, under the home's data folder:
@@ -31,8 +31,17 @@ from trainables import boxes, corrupted_files, outside, splits
 from trainables.arraystore import Stored, Writer, open_stored
 from trainables.config import nearest
 from trainables.corruption_settings import SEVERITIES
+from trainables.data_protocols import (
+    NEGATIVE,
+    PROTOCOLS,
+    UNKNOWN,
+    DataSpec,
+    Protocol,
+    channels,
+    class_split,
+    protocol_of,
+)
 from trainables.imageformats import Chunk, DataError
-from trainables.protocols import NEGATIVE, PROTOCOLS, UNKNOWN, DataSpec, Protocol, channels, class_split, protocol_of
 from trainables.seeding import numpy_stream
 from trainables.sources import SOURCES, Located, chunks, class_names, find, fingerprint, missing, obtain
 

@@ -51,9 +51,9 @@ from torch import Tensor, nn
 
 from trainables import augment, classifiers, detection, energy_sampling, loop, openset, outside, schedules, seeding
 from trainables.config import ConfigError, check_types, require
+from trainables.data_protocols import PROTOCOLS
 from trainables.datasets import Data, Images
 from trainables.protocol import Diverged, Epoch, Needed, State
-from trainables.protocols import PROTOCOLS
 
 Base = Literal["energy", "oe", "dos"]
 Sampling = Literal["random", "greedy", "one_way", "two_way", "posterior"]

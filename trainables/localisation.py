@@ -46,9 +46,9 @@ from torch import Tensor
 from trainables import cam, classification, judged, loop
 from trainables.cam import Last
 from trainables.config import ConfigError, check_types, require
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State
-from trainables.protocols import DataSpec
 
 Largest = Literal["outline", "pixels"]
 Bytes = NDArray[np.uint8]

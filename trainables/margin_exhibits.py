@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from trainables import oscr
-from trainables.protocols import NEGATIVE, UNKNOWN
+from trainables.data_protocols import NEGATIVE, UNKNOWN
 
 POINTS = 200
 """Of a curve, at most: evenly spaced on the logarithm of FPR, the ends among them."""

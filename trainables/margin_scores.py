@@ -26,9 +26,9 @@ from torch import Tensor
 
 from trainables import margin_exhibits, metrics, oscr
 from trainables.config import check_types
+from trainables.data_protocols import NEGATIVE, UNKNOWN
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State
-from trainables.protocols import NEGATIVE, UNKNOWN
 
 Score = Literal["softmax", "log_softmax", "logit", "norm"]
 Outputs = Mapping[str, Mapping[str, Tensor]]

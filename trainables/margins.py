@@ -50,9 +50,9 @@ from torch import Tensor
 from trainables import lenetpp, loop, margin_exhibits, margin_scores, openset, oscr, seeding
 from trainables.augment import to_float
 from trainables.config import ConfigError, check_types, nearest, require
+from trainables.data_protocols import NEGATIVE, PROTOCOLS, UNKNOWN
 from trainables.datasets import Data
 from trainables.protocol import Diverged, Epoch, State
-from trainables.protocols import NEGATIVE, PROTOCOLS, UNKNOWN
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainables.protocols import NEGATIVE, UNKNOWN
+from trainables.data_protocols import NEGATIVE, UNKNOWN
 
 Floats = NDArray[np.floating]
 Outsiders = Literal["negative", "unknown", "pooled"]

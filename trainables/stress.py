@@ -45,10 +45,10 @@ from trainables import (
 from trainables.augment import to_float
 from trainables.config import ConfigError, check_types, require
 from trainables.corruption_settings import CORRUPTIONS, EXTRA, SEVERITIES
+from trainables.data_protocols import PROTOCOLS, DataSpec, channels, class_split, protocol_of
 from trainables.datasets import Data, Images
 from trainables.judged import Judged
 from trainables.protocol import Epoch, Needed, State
-from trainables.protocols import PROTOCOLS, DataSpec, channels, class_split, protocol_of
 from trainables.sources import SOURCES
 
 Test = Literal["corruptions", "extra", "published", "published_extra", "occlusion", "fgsm", "pgd", "calibration"]

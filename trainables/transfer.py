@@ -27,9 +27,9 @@ import torch.nn.functional as F
 
 from trainables import augment, classification, finetuned, judged, loop, openset, schedules, seeding, teachers
 from trainables.config import ConfigError, check_types, require
+from trainables.data_protocols import DataSpec, channels
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State
-from trainables.protocols import DataSpec, channels
 
 REMEMBERED = ("accuracy", "accuracy_top5")
 """What has a best and a median."""

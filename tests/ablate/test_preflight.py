@@ -10,8 +10,8 @@ from search_spaces.study import Arm
 from tests.ablate import walks
 from trainables import origin
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec
 from trainables.protocol import Method, Needed
-from trainables.protocols import DataSpec
 
 
 @pytest.fixture

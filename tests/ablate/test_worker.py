@@ -12,9 +12,9 @@ from ablate.log import Record
 from ablate.plan import Trial, plan
 from ablate.worker import Adopted, Back, Began, Hand, Job, Progress, play, run_trial
 from tests.ablate import walks
+from trainables.data_protocols import DataSpec
 from trainables.datasets import open_data
 from trainables.protocol import Epoch, Method, Needed
-from trainables.protocols import DataSpec
 
 
 @pytest.fixture(scope="module")

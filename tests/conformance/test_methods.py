@@ -13,10 +13,10 @@ import torch
 
 from trainables.catalogue import METHODS
 from trainables.config import field_types, from_plain, to_plain
+from trainables.data_protocols import DataSpec
 from trainables.datasets import open_data
 from trainables.metrics import DIRECTION
 from trainables.protocol import Epoch, Needed
-from trainables.protocols import DataSpec
 
 SMALL = {
     "width": 4,

@@ -11,9 +11,9 @@ from search_spaces import catalogue
 from search_spaces.study import SCALES, Block, Study, configured
 from trainables import catalogue as methods
 from trainables.config import from_plain
+from trainables.data_protocols import PROTOCOLS, DataSpec
 from trainables.metrics import DIRECTION
 from trainables.protocol import Needed
-from trainables.protocols import PROTOCOLS, DataSpec
 
 STUDIES = catalogue.imported()
 AT_SCALES = [(name, scale.name) for name, study in STUDIES.items() for scale in study.scales]

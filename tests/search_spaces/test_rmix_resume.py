@@ -10,8 +10,8 @@ import torch
 from search_spaces.rmix import PK, STUDIES
 from search_spaces.study import Study, configured
 from trainables.catalogue import METHODS
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, open_data
-from trainables.protocols import DataSpec
 
 NEEDS_CUTS = {"puzzlemix", "comixup"}
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from trainables import boxes
+from trainables.data_protocols import PROTOCOLS, DataSpec
 from trainables.datasets import VERSION, check, open_data
 from trainables.imageformats import DataError
-from trainables.protocols import DataSpec
 from trainables.sources import SOURCES, find, fingerprint
 
 WNIDS = ("n01443537", "n01629819")
@@ -216,10 +216,10 @@ def test_parquet_files_have_no_boxes(tmp_path):
         check(DataSpec(protocol="tinyimagenet", boxes=True), cache=tmp_path, source=tmp_path / "data")
 
 
-def test_what_was_prepared_without_boxes_stays_where_it_is(tmp_path):
-    """The field came later: a spec without it means the folder that it always meant."""
+def test_a_spec_without_boxes_is_prepared_as_if_there_were_no_such_field(tmp_path):
+    """The field came later."""
     open_data(DataSpec(protocol="digits", per_class=3, test_per_class=3), cache=tmp_path)
     fields = {"protocol": "digits", "split": 0, "side": None, "per_class": 3, "test_per_class": 3}
     states = {"digits": fingerprint(find("digits", tmp_path, None))}
-    key = hashlib.sha256(json.dumps([VERSION, fields, states]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([VERSION, fields, states, repr(PROTOCOLS["digits"])]).encode()).hexdigest()[:12]
     assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == [f"digits-0-{key}"]

@@ -13,10 +13,10 @@ from trainables import classifiers, corrupted_files, rmix, stress
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError
 from trainables.corruption_settings import CORRUPTIONS, EXTRA
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, check, open_data
 from trainables.imageformats import DataError
 from trainables.protocol import Needed
-from trainables.protocols import DataSpec
 from trainables.sources import SOURCES
 
 NEEDED = Needed("rmix", rmix.Config())

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from trainables import datasets, splits
+from trainables.data_protocols import PROTOCOLS, DataSpec, class_split
 from trainables.datasets import check, open_data, open_source
 from trainables.imageformats import DataError
-from trainables.protocols import PROTOCOLS, DataSpec, class_split
 from trainables.sources import SOURCES
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +184,7 @@ _CHILD = """
 import logging, sys
 from pathlib import Path
 from trainables.datasets import open_data
-from trainables.protocols import DataSpec
+from trainables.data_protocols import DataSpec
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 folder = Path(sys.argv[1])
 (folder / f"ready{sys.argv[2]}").touch()

@@ -104,7 +104,7 @@ def test_gradient_norms_are_each_images_own_and_means_weigh_sets_alike():
 
 def test_every_protocols_sets_have_names_for_their_metrics():
     from trainables import outside
-    from trainables.protocols import PROTOCOLS
+    from trainables.data_protocols import PROTOCOLS
 
     sets = {name for each in PROTOCOLS.values() for name in each.outside if outside.role(name) in detection.METERED}
     assert sets == set(metrics.OUTSIDE_SETS)

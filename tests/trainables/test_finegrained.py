@@ -10,9 +10,9 @@ import torchvision.datasets
 from PIL import Image
 
 from trainables import finegrained
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, check, open_data
 from trainables.imageformats import DataError
-from trainables.protocols import DataSpec
 from trainables.sources import SOURCES
 
 CLASSES = 3

@@ -6,9 +6,9 @@ import torch
 
 from trainables import backbones, knn_osr, openset
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, Images
 from trainables.protocol import Needed
-from trainables.protocols import DataSpec
 from trainables.seeding import torch_stream
 
 

@@ -26,10 +26,10 @@ from trainables import (
 )
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, Images, open_data
 from trainables.localisation import Located, box, inside_outline, overlap
 from trainables.protocol import Needed
-from trainables.protocols import DataSpec
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "mixing" / "L1_localisation.npz")
 RMIX = Needed("rmix", rmix.Config())

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from trainables import metrics, openset
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, Images
 from trainables.protocol import Diverged
-from trainables.protocols import DataSpec
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden/gradmix/g4_osr_scores.npz")
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from trainables import outside, splits, unlabelled
+from trainables.data_protocols import PROTOCOLS, DataSpec, Protocol
 from trainables.datasets import check, open_data, open_source
 from trainables.imageformats import DataError
 from trainables.outside import Outside
-from trainables.protocols import PROTOCOLS, DataSpec, Protocol
 from trainables.sources import SOURCES
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

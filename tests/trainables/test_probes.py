@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from tests.trainables.toys import open_set
 from trainables import augment, backbones, classifiers, gradmix, judged, probes, rmix, seeding
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, Images
 from trainables.protocol import Needed
-from trainables.protocols import DataSpec
 
 NEEDED = Needed("gradmix", gradmix.Config(width=4, crop_scale=0.5, rotation=5.0, blur=0.1))
 CLASSES = 4

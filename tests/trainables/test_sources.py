@@ -19,9 +19,9 @@ import scipy.io
 import torchvision.datasets
 from PIL import Image
 
+from trainables.data_protocols import DataSpec
 from trainables.datasets import check, open_data, open_source
 from trainables.imageformats import DataError
-from trainables.protocols import DataSpec
 from trainables.sources import SOURCES, chunks, class_names, find
 
 CIFAR10 = list(SOURCES["cifar10"].classes)

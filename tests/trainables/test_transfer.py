@@ -24,8 +24,8 @@ from trainables import (
 )
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec
 from trainables.protocol import Needed
-from trainables.protocols import DataSpec
 
 DATA = open_set()
 RANDOM = torch.Generator().manual_seed(0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Data, Images
-from trainables.protocols import DataSpec
 
 PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 

@@ -9,8 +9,8 @@ import pytest
 
 from trainables import imagenet_classes, splits
 from trainables.config import ConfigError
+from trainables.data_protocols import PROTOCOLS, DataSpec, Protocol, channels, class_split
 from trainables.imageformats import DataError
-from trainables.protocols import PROTOCOLS, DataSpec, Protocol, channels, class_split
 from trainables.sources import SOURCES, class_names, find
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
