@@ -19,12 +19,12 @@ from ablate.home import Home
 from ablate.lock import Locked, hold
 from ablate.log import Entry, Log, Record, ledger
 from ablate.masking import redact
+from ablate.messages import Adopted, Back, Began, Hand, Measured, Progress
 from ablate.packing import Footprint, Packing
 from ablate.plan import Plan, Trial
 from ablate.schedule import Scheduler
 from ablate.steering import NOTHING, Helm, Steered, extended, withheld
 from ablate.store import StoreError
-from ablate.worker import Adopted, Back, Began, Hand, Measured, Progress
 
 HAND_S = 1.0
 """Trials measured to be shorter than half of this are handed out several at a time, about so many seconds of them."""

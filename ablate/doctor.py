@@ -248,8 +248,8 @@ def clock(url: str) -> Iterator[Finding]:
 def cluster(args: argparse.Namespace, home: Home, address: str) -> Iterator[Finding]:
     """What each node of the cluster sees of the home, the data and the servers, and how it differs from here."""
     from ablate.executors import Refused, survey
+    from ablate.messages import Job
     from ablate.nodes import versions
-    from ablate.worker import Job
 
     job = Job(home=replace(home, root=home.root.resolve()), data=request.data_of(args))
     servers = {"MLflow": options.sink(args.mlflow, home.mlflow), "Optuna": options.sink(args.optuna, home.optuna)}
@@ -302,8 +302,8 @@ def _port(parts: SplitResult) -> int | None:
 def ray_starts(home: Home) -> Finding:
     """A Ray of our own starts and stops."""
     from ablate.executors import Cluster, Refused, Unavailable
+    from ablate.messages import Job
     from ablate.nodes import Resources
-    from ablate.worker import Job
 
     begin = time.perf_counter()
     try:

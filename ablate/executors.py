@@ -22,8 +22,9 @@ from ablate import processes
 from ablate.failures import Spoiled
 from ablate.lock import Locked, hold
 from ablate.log import Record
+from ablate.messages import Hand, Job, Message
 from ablate.nodes import Question, Resources, Seen
-from ablate.worker import Hand, Job, Message, play
+from ablate.worker import play
 
 Take = Callable[[], Hand | None]
 """Asks the driver for the next hand; one without trials means 'later', None that nothing is left."""

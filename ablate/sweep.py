@@ -27,8 +27,9 @@ import ray
 from ablate import nodes, parcel, processes
 from ablate.census import LOOK_S, Census, survey
 from ablate.executors import LATER_S, Lost
+from ablate.messages import Back, Began, Hand, Job, Message, Place
 from ablate.nodes import Question
-from ablate.worker import Back, Began, Hand, Job, Message, Place, play
+from ablate.worker import play
 
 STEP_S = 0.5
 """A worker reports when it has something to say and so much time has passed since it did; at once where it is."""

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate import processes
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.plan import Plan, plan
 from benchmarks import kill_sweep, ray_nodes, services

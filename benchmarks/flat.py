@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from ablate import driver
-from ablate.driver import Event, Options
+from ablate.driver import Event
+from ablate.execution import Options, job_of
 from ablate.executors import Said, Take
 from ablate.home import Home
 from ablate.log import Record
+from ablate.messages import Began, Hand, Job, Message, Progress
 from ablate.plan import Plan, Trial
 from ablate.plan import plan as make_plan
-from ablate.worker import Began, Hand, Job, Message, Progress
 from benchmarks import overhead_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +145,7 @@ def measure(trials: int, slots: int, epochs: int, step: int = STEP, *, ask: bool
         meter = Meter(home, len(whole.trials), step, ask=ask)
 
         def simulated(plan: Plan, options: Options) -> Simulated:
-            return Simulated(driver.job_of(plan, options), slots, epochs)
+            return Simulated(job_of(plan, options), slots, epochs)
 
         begun = time.perf_counter()
         result = driver.run(whole, Options(home=home), meter.watch, executor=simulated)

@@ -31,7 +31,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ablate import processes
-from ablate.driver import Options, Result, run
+from ablate.driver import Result, run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import read
 from ablate.plan import Plan, plan

@@ -82,7 +82,8 @@ def _sweep(kind: str, size: int, mlflow: bool = False) -> dict[str, float]:
     """Our whole way: plan, driver, Ray, log, Parquet; and MLflow, if asked for."""
     begun = time.perf_counter()
     from ablate import records
-    from ablate.driver import Event, Options, run
+    from ablate.driver import Event, run
+    from ablate.execution import Options
     from ablate.home import Home
     from ablate.plan import plan
 

@@ -68,7 +68,8 @@ def recorded(home: Home, wanted: str) -> Record:
 
 def train_again(home: Home, scratch: Home, record: Record, source: Path | None) -> Record:
     """Trains the trial, and first what it needs, in the scratch home, on the device and threads of its record."""
-    from ablate.worker import Job, run_trial
+    from ablate.messages import Job
+    from ablate.worker import run_trial
 
     plan = _plan_with(home, record.trial)
     job = Job(

@@ -11,7 +11,8 @@ from ablate.log import launched, ledger
 from ablate.plan import Plan
 
 if TYPE_CHECKING:
-    from ablate.driver import Options, Result
+    from ablate.driver import Result
+    from ablate.execution import Options
 
 HELD = 3
 INTERRUPTED = 130
@@ -61,7 +62,7 @@ def drive(plan: Plan, home: Home, args: argparse.Namespace) -> int:
 
 def driver_options(home: Home, args: argparse.Namespace) -> "Options":
     """How to run, from the command line. The home's own stores are the default."""
-    from ablate.driver import Options
+    from ablate.execution import Options
     from ablate.executors import AWAY_S
 
     return Options(

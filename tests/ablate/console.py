@@ -9,6 +9,7 @@ import pytest
 
 from ablate import driver
 from ablate.__main__ import main
+from ablate.execution import Options
 from ablate.plan import Plan
 
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -59,7 +60,7 @@ def stopped_after(ends: int) -> Iterator[None]:
     original = driver.run
 
     def interrupting(
-        plan: Plan, options: driver.Options, watch: Callable[[driver.Event], None], check: Callable[[], None]
+        plan: Plan, options: Options, watch: Callable[[driver.Event], None], check: Callable[[], None]
     ) -> driver.Result:
         ended = 0
 

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from ablate import doctor, executors
-from ablate.driver import Options, Refused, run
+from ablate.driver import Refused, run
 from ablate.events import Event
+from ablate.execution import Options
 from ablate.executors import Lost, Said
 from ablate.home import Home
 from ablate.log import Record, ledger, read
+from ablate.messages import Began, Hand, Job
 from ablate.nodes import Resources
 from ablate.plan import Plan, plan
-from ablate.worker import Began, Hand, Job
 from benchmarks import ray_nodes
 from tests.ablate import walks
 

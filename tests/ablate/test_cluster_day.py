@@ -2,7 +2,8 @@
 
 import pytest
 
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.plan import plan
 from benchmarks import cluster_day, ray_nodes

@@ -9,8 +9,8 @@ from ablate.dispatch import Dispatch, Pace
 from ablate.executors import Lost, Shut, Slots, Unavailable
 from ablate.home import Home
 from ablate.log import Log, Record, read
+from ablate.messages import Back, Began
 from ablate.plan import plan
-from ablate.worker import Back, Began
 from tests.ablate import walks
 
 WHOLE = plan(walks.study("many", {f"d{k}": walks.Walk(drift=float(k)) for k in range(8)}, 2), "smoke")

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 from ablate import records, worker
-from ablate.driver import Held, Options, Refused, pending, run
+from ablate.driver import Held, Refused, run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import ledger, read
 from ablate.plan import plan
+from ablate.wanted import pending
 from analysis.frame import VOLATILE
 from tests.ablate import walks
 from trainables.protocol import Needed
@@ -118,8 +120,8 @@ def test_failures_are_results_and_the_sweep_goes_on(home):
     bug = whole.cells[1].trial
     assert f"needed trial {bug} failed: error" in [entries[cell.trial].record.error for cell in whole.cells]
     assert (len(result.done), len(result.failed)) == (4, 4)
-    assert pending(whole, home) == ()
-    assert len(pending(whole, home, retry_failed=True)) == 4
+    assert pending(whole, local(home)) == ()
+    assert len(pending(whole, local(home, retry_failed=True))) == 4
 
 
 def test_retrying_failed_trials_runs_them_again(home):
@@ -137,7 +139,7 @@ def test_a_full_device_is_tried_again_so_often_and_then_failed(home):
     assert [event.kind for event in heard if event.kind != "epoch"] == ["started", "lost"] * 2 + ["started", "ended"]
     record = ledger(home)[result.failed[0]].record
     assert (record.reason, record.attempts) == ("out_of_memory", 3)
-    assert pending(whole, home) == result.failed
+    assert pending(whole, local(home)) == result.failed
 
 
 def test_an_interrupted_sweep_goes_on_to_the_same_frame(home, tmp_path, monkeypatch):
@@ -195,12 +197,13 @@ def test_stale_trials_run_again_only_when_asked(home, tmp_path):
     whole = plan(study, "smoke")
     run(whole, local(home))
     copy.write_text(text.replace("place += config.drift +", "place += 1.0 + config.drift +"))
-    assert pending(whole, home) == ()
-    assert len(pending(whole, home, fresh=True)) == 6
+    assert pending(whole, local(home)) == ()
+    assert len(pending(whole, local(home, fresh=True))) == 6
     before = ledger(home)[whole.trials[0].id].record
     # A process imports the file once; the changed code is another driver's.
     code = (
-        "import sys; from pathlib import Path; from ablate.driver import *; from ablate.home import Home;"
+        "import sys; from pathlib import Path; from ablate.driver import run; from ablate.execution import Options;"
+        "from ablate.home import Home;"
         "from ablate.plan import plan; from tests.ablate import walks; import dataclasses;"
         f"study = dataclasses.replace(walks.walk, origin={str(copy)!r});"
         f"run(plan(study, 'smoke'), Options(home=Home(Path({str(home.root)!r})), local=True, fresh=True))"
@@ -209,12 +212,13 @@ def test_stale_trials_run_again_only_when_asked(home, tmp_path):
     after = ledger(home)[whole.trials[0].id].record
     assert after.epochs[0]["metrics"]["auroc"] == pytest.approx(before.epochs[0]["metrics"]["auroc"] + 1.0)
     assert after.provenance["code_digest"] != before.provenance["code_digest"]
-    assert pending(whole, home, fresh=True) == ()
+    assert pending(whole, local(home, fresh=True)) == ()
 
 
 def test_a_second_driver_says_who_holds_the_sweep(home):
     code = (
-        "import time; from pathlib import Path; from ablate.driver import *; from ablate.home import Home;"
+        "import time; from pathlib import Path; from ablate.driver import run; from ablate.execution import Options;"
+        "from ablate.home import Home;"
         "from ablate.plan import plan; from tests.ablate import walks;"
         f"run(plan(walks.walk, 'smoke'), Options(home=Home(Path({str(home.root)!r})), local=True, command='the first'),"
         " lambda event: (print('up', flush=True), time.sleep(60)))"
@@ -235,7 +239,8 @@ def test_another_sweeps_running_trial_is_waited_for_not_trained_twice(home):
     slow = {"slow": walks.Walk(epochs=4, pause=0.2)}
     one, two = plan(walks.study("one", slow, 1), "smoke"), plan(walks.study("two", slow, 1), "smoke")
     code = (
-        "from pathlib import Path; from ablate.driver import *; from ablate.home import Home;"
+        "from pathlib import Path; from ablate.driver import run; from ablate.execution import Options;"
+        "from ablate.home import Home;"
         "from ablate.plan import plan; from tests.ablate import walks;"
         "study = walks.study('one', {'slow': walks.Walk(epochs=4, pause=0.2)}, 1);"
         f"run(plan(study, 'smoke'), Options(home=Home(Path({str(home.root)!r})), local=True),"

@@ -9,8 +9,9 @@ import pytest
 from ablate import exhibits, records
 from ablate.home import Home
 from ablate.log import Record
+from ablate.messages import Job
 from ablate.plan import Plan, Trial, plan
-from ablate.worker import Job, run_trial
+from ablate.worker import run_trial
 from analysis.frame import Frame
 from tests.ablate import walks
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablate import checkpoint, driver, worker
-from ablate.driver import Options
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import Log, Unwritable, ledger, read
 from ablate.plan import plan

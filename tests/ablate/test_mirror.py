@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from ablate import checkpoint, driver, exhibits, lease, mirror, segments, worker
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import ledger, read
+from ablate.messages import Adopted, Back, Hand, Job
 from ablate.mirror import UNSENT, Folder
 from ablate.plan import plan
-from ablate.worker import Adopted, Job, run_trial
+from ablate.worker import run_trial
 from tests.ablate import stores, walks
 from trainables.protocol import Needed
 
@@ -166,9 +168,9 @@ def test_a_stale_cache_is_no_end(node, alone):
 def test_a_trial_that_another_node_trains_is_handed_back(node):
     running = run_trial(TRIAL, job(node("one")))
     next(running)
-    hand = worker.Hand(1, ((TRIAL, 1),))
+    hand = Hand(1, ((TRIAL, 1),))
     said = list(worker.play(hand, dataclasses.replace(job(node("two")), home=Elsewhere(node("two")))))
-    assert isinstance(said[-1], worker.Back)
+    assert isinstance(said[-1], Back)
     assert said[-1].busy
     running.close()
 

@@ -7,12 +7,14 @@ import pytest
 
 from ablate import driver, memory, worker
 from ablate.dispatch import Dispatch
-from ablate.driver import Options, Refused
+from ablate.driver import Refused
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import Log, Record, ledger, read
+from ablate.messages import Back, Began, Hand, Job, Measured, Progress
 from ablate.packing import MARGIN, MOST, USABLE, Footprint, kind
 from ablate.plan import Trial, plan
-from ablate.worker import Back, Began, Hand, Job, Measured, Progress, play
+from ablate.worker import play
 from tests.ablate import walks
 from trainables.protocol import Needed
 

@@ -5,7 +5,8 @@ import pytest
 from optuna.trial import TrialState
 
 from ablate import schedule
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import Record, ledger
 from ablate.plan import plan

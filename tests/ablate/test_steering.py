@@ -10,13 +10,15 @@ import pytest
 
 from ablate import projection, steering, worker
 from ablate.dispatch import Dispatch
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import Log, Record, ledger, read
+from ablate.messages import Back, Began, Hand, Job, Progress
 from ablate.plan import plan
 from ablate.steering import Order, give, given, stop_asked, withheld
 from ablate.summary import load
-from ablate.worker import Back, Began, Hand, Job, Progress, play
+from ablate.worker import play
 from search_spaces.study import StudyError
 from tests.ablate import toy, walks
 from tests.ablate.console import OFF, TOY, Shell

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from ablate import driver, lease, mirror, request, segments, store, worker
+from ablate.execution import Options
 from ablate.home import Home, shown
 from ablate.log import ledger, read
 from ablate.plan import plan
@@ -167,7 +168,7 @@ def numbers(home):
 
 
 def test_a_sweep_through_a_store_that_fails_one_request_in_five(server, bucket, node, tmp_path):
-    driver.run(WHOLE, driver.Options(home=Home(tmp_path / "undisturbed"), local=True))
+    driver.run(WHOLE, Options(home=Home(tmp_path / "undisturbed"), local=True))
     server.plan(0.2)
     found = node("two", bucket).trains()
     server.plan()
@@ -191,7 +192,7 @@ def test_an_outage_in_a_sweep_pauses_it(server, bucket, node, monkeypatch):
 
     monkeypatch.setattr(worker.checkpoint, "finish", finishing)
     node("one", bucket)
-    found = driver.run(WHOLE, driver.Options(home=request.opened(bucket), local=True))
+    found = driver.run(WHOLE, Options(home=request.opened(bucket), local=True))
     assert (len(found.done), found.message) == (12, "")
     assert "12 of 12 done" in node("two", bucket)("status").out
 

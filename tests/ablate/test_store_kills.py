@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 
 from ablate import lease, segments, worker
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import ledger, read
 from ablate.plan import plan

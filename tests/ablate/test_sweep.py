@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ablate import executors, processes
-from ablate.driver import Options, Refused, run
+from ablate.driver import Refused, run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import ledger
 from ablate.plan import plan

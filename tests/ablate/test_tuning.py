@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from ablate import records, schedule, staleness, tuning
-from ablate.driver import Options, run
+from ablate.driver import run
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.log import Log, ledger, read
 from ablate.plan import plan

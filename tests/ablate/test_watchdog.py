@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from ablate import driver, watchdog
-from ablate.driver import Options
+from ablate.execution import Options, job_of
 from ablate.home import Home
 from ablate.log import ledger, read
 from ablate.plan import plan
+from ablate.wanted import pending
 from ablate.watchdog import Watchdog
 from tests.ablate import walks
 
@@ -84,7 +85,7 @@ def test_in_one_process_a_hung_trial_is_interrupted_tried_once_more_and_failed(t
     assert lost["cause"] == "hung"
     kinds = [event.kind for event in heard if event.trial == hung.trial]
     assert kinds == ["started", "epoch", "lost", "started", "epoch", "ended"]
-    assert driver.pending(whole, home) == (hung.trial,), "the next run tries again"
+    assert pending(whole, Options(home=home)) == (hung.trial,), "the next run tries again"
 
 
 def test_ctrl_c_is_no_hang(tmp_path):
@@ -101,7 +102,7 @@ def test_ctrl_c_is_no_hang(tmp_path):
 def test_how_long_is_said_by_the_option_then_the_scale(tmp_path, scale, asked, job):
     size = dataclasses.replace(STUDY.scales[0], hang_after=scale)
     whole = plan(dataclasses.replace(STUDY, scales=(size,)), "smoke")
-    found = driver.job_of(whole, Options(home=Home(tmp_path), hang_after=asked))
+    found = job_of(whole, Options(home=Home(tmp_path), hang_after=asked))
     assert (found.hang_after_s, found.apart) == (job, True)
 
 

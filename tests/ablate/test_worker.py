@@ -9,8 +9,9 @@ from ablate import checkpoint, worker
 from ablate.home import Home
 from ablate.lock import hold
 from ablate.log import Record
+from ablate.messages import Adopted, Back, Began, Hand, Job, Progress
 from ablate.plan import Trial, plan
-from ablate.worker import Adopted, Back, Began, Hand, Job, Progress, play, run_trial
+from ablate.worker import play, run_trial
 from tests.ablate import walks
 from trainables.data_protocols import DataSpec
 from trainables.datasets import open_data

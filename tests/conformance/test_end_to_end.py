@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from ablate import driver, exhibits, records
+from ablate.execution import Options
 from ablate.home import Home
 from ablate.plan import Plan, plan
+from ablate.wanted import pending
 from analysis import drawing, gallery
 from analysis.contrasts import compare
 from analysis.frame import VOLATILE
@@ -26,7 +28,7 @@ def home(tmp_path_factory) -> Home:
 
 
 def run(home: Home, smoke: Plan) -> driver.Result:
-    return driver.run(smoke, driver.Options(home=home, local=True, download=False))
+    return driver.run(smoke, Options(home=home, local=True, download=False))
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -76,7 +78,7 @@ def test_what_one_study_trained_the_next_does_not(home):
     wanted = plan(STUDIES["gradmix_augmentation"], "smoke")
     shared = {trial.id for trial in plan(STUDIES["gradmix_layers"], "smoke").trials} & {t.id for t in wanted.trials}
     assert len(shared) == 2, "conv5_2 is GradMix on both blocks"
-    assert not shared & set(driver.pending(wanted, home))
+    assert not shared & set(pending(wanted, Options(home=home)))
 
 
 def test_scoring_a_network_elsewhere_gives_what_its_own_trial_reported(home):
