@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -244,7 +244,7 @@ def _check_optuna(day: Day, wanted: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def beginning(folder: Path, whole: Plan, minute: float) -> Iterator[Day]:
+def beginning(folder: Path, whole: Plan, minute: float, workers: Sequence[str] = WORKERS) -> Iterator[Day]:
     """Everything up, nothing asked yet."""
     with contextlib.ExitStack() as held:
         cluster = held.enter_context(ray_nodes.Cluster())
@@ -255,7 +255,7 @@ def beginning(folder: Path, whole: Plan, minute: float) -> Iterator[Day]:
         cluster.environment |= store.environment  # keys do not travel: each node has its own
         day = Day(cluster, store, tracker, database, folder, whole, minute)
         cluster.head()
-        for name in WORKERS:
+        for name in workers:
             day.join(name)
         day.join("desk", cpus=0)
         store.plan(share=SHARE)

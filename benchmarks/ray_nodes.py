@@ -26,10 +26,10 @@ from ablate import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 6379
-UP_S = 180.0
+UP_S = 400.0
 """A node is up after about 5 s; where many processes share two cores it was seen to take a minute."""
 STORE_BYTES = 80 * 2**20
-PATIENT = {"RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+PATIENT = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
 """Ray gives its own helpers 15 to 30 s to start, too little on a machine whose cores others hold."""
 AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
 """Ports that a raylet else waits 15 s for."""

@@ -25,7 +25,7 @@ def test_an_hour_on_which_everything_goes_wrong(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
     whole, undisturbed = plan(walks.hour, "smoke"), Home(tmp_path / "undisturbed")
     run(whole, Options(home=undisturbed, cpus_per_trial=0.1))
-    with cluster_day.beginning(tmp_path / "day", whole, minute=3) as day:
+    with cluster_day.beginning(tmp_path / "day", whole, minute=3, workers=("a", "b")) as day:
         cluster_day.live(day, SHORT)
         day.store.plan()
         for name, value in day.store.environment.items():

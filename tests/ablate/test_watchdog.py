@@ -1,6 +1,7 @@
 """A trial that hangs: in a worker's own process (a real one, in C and in Python), and in the driver's."""
 
 import dataclasses
+import importlib
 import math
 import subprocess
 import sys
@@ -73,6 +74,7 @@ STUDY = walks.study("hangs", {"hangs": walks.Walk(epochs=3, hang=2), "fine": wal
 
 def test_in_one_process_a_hung_trial_is_interrupted_tried_once_more_and_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(watchdog, "LOOK_S", 0.01)
+    importlib.import_module("torch")  # an import that is interrupted cannot be made up for
     home, whole, heard = Home(tmp_path), plan(STUDY, "smoke"), []
     driver.run(plan(STUDY, "smoke", arms=["fine"]), Options(home=home, local=True))  # imports take their time
     result = driver.run(whole, Options(home=home, local=True, hang_after=2.0), heard.append)
