@@ -17,12 +17,10 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,29 +216,8 @@ def check(day: Day, undisturbed: Home) -> None:
 
     disturbed = request.opened(day.home)
     kill_sweep.check(disturbed, undisturbed, day.whole, sinks=False)
-    wanted = {trial.id for trial in day.whole.trials}
-    _check_mlflow(day, wanted)
-    _check_optuna(day, wanted)
-
-
-def _check_mlflow(day: Day, wanted: set[str]) -> None:
-    with contextlib.closing(sqlite3.connect(day.tracker.folder / "mlflow.db")) as store:
-        runs = dict(store.execute("SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'").fetchall())
-        tags = store.execute("SELECT run_uuid, value FROM tags WHERE key = 'trial'").fetchall()
-    children = Counter(trial for ident, trial in tags if ident in runs)
-    assert set(children) == wanted, "MLflow's trials are not the log's"
-    assert set(children.values()) == {1}, "a trial is twice in MLflow"
-    assert len(runs) == len(wanted) + 1, f"{len(runs) - len(wanted)} parents in MLflow"
-    assert set(runs.values()) == {"FINISHED"}, Counter(runs.values())
-
-
-def _check_optuna(day: Day, wanted: set[str]) -> None:
-    import optuna
-
-    stored = optuna.load_study(study_name=day.whole.sweep, storage=day.database.url).get_trials(deepcopy=False)
-    found = Counter(trial.user_attrs["trial"] for trial in stored)
-    assert set(found) == wanted, "Optuna's trials are not the log's"
-    assert set(found.values()) == {1}, "a trial is twice in Optuna's storage"
+    kill_sweep.check_mlflow(day.tracker.folder / "mlflow.db", day.whole)
+    kill_sweep.check_optuna(day.database.url, day.whole)
 
 
 @contextlib.contextmanager

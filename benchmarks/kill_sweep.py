@@ -275,14 +275,20 @@ def check(disturbed: Home, undisturbed: Home, whole: Plan, *, sinks: bool = True
         assert len(left) > 0
         pd.testing.assert_frame_equal(left.drop(columns=volatile), right.drop(columns=volatile), check_exact=True)
     if sinks:
-        _check_optuna(disturbed, whole, wanted)
-        _check_mlflow(disturbed, wanted)
+        check_optuna(disturbed.optuna, whole)
+        check_mlflow(disturbed.root / "mlflow.db", whole)
 
 
-def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
+def check_optuna(url: str, whole: Plan) -> None:
+    """The storage has every trial once, complete.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
     import optuna
 
-    stored = optuna.load_study(study_name=whole.sweep, storage=home.optuna).get_trials(deepcopy=False)
+    wanted = {trial.id for trial in whole.trials}
+    stored = optuna.load_study(study_name=whole.sweep, storage=url).get_trials(deepcopy=False)
     found = Counter(trial.user_attrs["trial"] for trial in stored)
     assert set(found) == wanted, "Optuna's trials are not the log's"
     assert set(found.values()) == {1}, "a trial is twice in Optuna's storage"
@@ -290,9 +296,16 @@ def _check_optuna(home: Home, whole: Plan, wanted: set[str]) -> None:
     assert states == {optuna.trial.TrialState.COMPLETE}, states
 
 
-def _check_mlflow(home: Home, wanted: set[str]) -> None:
-    """Reads the store itself: importing MLflow costs seconds, and warnings that are not ours."""
-    with contextlib.closing(sqlite3.connect(home.mlflow.removeprefix("sqlite:///"))) as store:
+def check_mlflow(file: Path, whole: Plan) -> None:
+    """The store has a run for every trial and one for the sweep, all finished.
+
+    Reads the file itself: importing MLflow costs seconds, and warnings that are not ours.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    wanted = {trial.id for trial in whole.trials}
+    with contextlib.closing(sqlite3.connect(file)) as store:
         runs = dict(store.execute("SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'").fetchall())
         tags = store.execute("SELECT run_uuid, value FROM tags WHERE key = 'trial'").fetchall()
     children = Counter(trial for ident, trial in tags if ident in runs)

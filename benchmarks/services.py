@@ -7,7 +7,6 @@ listen on loopback or on a socket in their folder, and end with the block that s
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.ablate.s3 import free_port
+
 START_S = 300.0
 """Generous: a machine whose cores others hold was seen to take minutes."""
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
-    with contextlib.closing(socket.create_server((host, 0))) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @dataclass
