@@ -21,6 +21,8 @@ GRACE_S = 30.0
 LOOK_S = 1.0
 """The thread looks so often."""
 EXIT_CODE = 75
+WAKE = signal.SIGUSR1
+"""Interrupts a trial in the driver's own process. Not SIGINT: what a shell starts in the background is deaf to that."""
 
 
 class Watchdog:
@@ -44,14 +46,19 @@ class Watchdog:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._trial = threading.get_ident()
+        self._wakes = not apart and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Watchdog":
+        if self._wakes:
+            self._before = signal.signal(WAKE, signal.default_int_handler)
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
         self._thread.join()
+        if self._wakes:
+            signal.signal(WAKE, self._before)
         if not self._bitten:
             self.path.unlink(missing_ok=True)
 
@@ -90,8 +97,8 @@ class Watchdog:
         faulthandler.dump_traceback(file)
         with contextlib.suppress(Exception):  # what cannot be told is lost with this process; it ends all the same
             self.tell()
-        if not self.apart:
-            signal.pthread_kill(self._trial, signal.SIGINT)
+        if self._wakes:
+            signal.pthread_kill(self._trial, WAKE)
             if self._over.wait(self.grace_s):
                 return
             words = f"The trial in {self.path.parent} hangs and cannot be interrupted. Its stacks: {self.path}\n"

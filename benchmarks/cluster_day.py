@@ -38,6 +38,8 @@ CPUS = 2
 SHARE = 0.2
 """Of the object store's requests that fail."""
 LIMIT_S = 3600.0
+GIVEN_UP_S = 120.0
+"""By then a node that lost its head has given up: Ray lets it after 60 s."""
 
 
 @dataclass
@@ -194,7 +196,7 @@ DAY: tuple[tuple[float, Callable[[Day], None]], ...] = (
 
 def _revive(day: Day) -> None:
     """Starts nodes again that gave up without a head, as whatever runs a cluster does; node a stays dead."""
-    deadline = time.monotonic() + 2 * day.minute
+    deadline = time.monotonic() + GIVEN_UP_S
     while time.monotonic() < deadline and day.ended() < len(day.whole.trials):
         for name in day.cluster.nodes:
             if name not in ("a", "head") and day.cluster.gone(name):

