@@ -16,7 +16,7 @@ from ablate.events import Event
 from ablate.executors import Lost, Said, Shut, Slots, Unavailable
 from ablate.failures import KEEPING, POLICY, Cause, Kernel, loss_of
 from ablate.home import Home
-from ablate.lock import Locked, hold
+from ablate.lock import holder
 from ablate.log import Entry, Log, Record, ledger
 from ablate.masking import redact
 from ablate.messages import Adopted, Back, Began, Hand, Measured, Progress
@@ -395,15 +395,8 @@ def _sizes(home: Home, sweep: str) -> dict[str, int]:
 
 
 def _driven(home: Home, sweep: str) -> bool:
-    """Whether another sweep of the home has a driver now."""
-    for path in home.logs.glob("*.lock"):
-        if path != home.lock(sweep):
-            try:
-                with hold(path):
-                    pass
-            except Locked:
-                return True
-    return False
+    """Whether another sweep of the home has a driver on this node now."""
+    return any(holder(path) is not None for path in home.logs.glob("*.lock") if path != home.lock(sweep))
 
 
 def _same_numbers(one: Record, other: Record) -> bool:

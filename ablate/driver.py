@@ -25,12 +25,12 @@ from ablate.executors import Refused as Refused
 from ablate.home import Home
 from ablate.lease import Hold, hold
 from ablate.lock import Locked
-from ablate.log import Entry, Log, Unwritable, launched, ledger, left
+from ablate.log import Entry, Log, Unwritable, ledger, left
 from ablate.plan import Plan
-from ablate.steering import withheld
+from ablate.steering import Steered, withheld
 from ablate.store import PATIENCE_S
-from ablate.summary import Keeper, load
-from ablate.wanted import due, foreseen, grown, pending
+from ablate.summary import Keeper
+from ablate.wanted import Wanted, grown, look, pending
 
 if TYPE_CHECKING:
     from ablate.dispatch import Dispatch
@@ -87,42 +87,42 @@ def run(
         Refused: the options cannot be met; nothing was written.
         tracking.TrackingError: the tracking server cannot be reached; nothing was trained.
     """
-    asked, plan = plan, grown(foreseen(plan, options)[0], options)
-    check_packing(plan, options)
+    asked, wanted = plan, look(plan, options)
+    check_packing(wanted.plan, options)
     with _stoppable():
         try:
-            if not due(plan, options, pending(plan, options)):
+            if not wanted.due:
                 with _held(plan, options) as held:
                     _check_sinks(options)
-                    return _nothing_to_do(plan, options, held)
+                    return _nothing_to_do(wanted, options, held)
             _refuse_if_held(plan, options)
             options.home.root.mkdir(parents=True, exist_ok=True)
-            with (executor or executor_of)(plan, options) as hands:
+            with (executor or executor_of)(wanted.plan, options) as hands:
                 # What costs time here costs none: Ray starts meanwhile. A refusal has written nothing.
                 check()
                 _check_sinks(options)
                 with _held(plan, options) as held:
-                    plan = grown(foreseen(plan, options)[0], options)  # another driver may have trained some by now
-                    wanted = pending(plan, options)
-                    if not due(plan, options, wanted):
-                        return _nothing_to_do(plan, options, held)
-                    if plan is not asked:
-                        watch(Event("grown", plan=plan))
-                    return _drive(plan, options, wanted, watch, hands, held)
+                    wanted = look(wanted.plan, options)  # another driver may have trained some by now
+                    if not wanted.due:
+                        return _nothing_to_do(wanted, options, held)
+                    if wanted.plan is not asked:
+                        watch(Event("grown", plan=wanted.plan))
+                    return _drive(wanted, options, watch, hands, held)
         except KeyboardInterrupt:
-            return replace(_result(plan, options.home), interrupted=True, message=STOPPED)
+            return replace(_result(wanted.plan, options.home), interrupted=True, message=STOPPED)
 
 
 def _drive(
-    plan: Plan,
+    wanted: Wanted,
     options: Options,
-    wanted: tuple[str, ...],
     watch: Callable[[Event], None],
     executor: Executor,
     held: Hold,
 ) -> Result:
     """Runs what is wanted; the log is open and tracked meanwhile."""
     from ablate.dispatch import Dispatch
+
+    plan = wanted.plan
 
     def grow(plan: Plan) -> tuple[Plan, tuple[str, ...]] | None:
         larger = grown(plan, options, desk.over)
@@ -132,17 +132,16 @@ def _drive(
         log.append("sweep", **_launch(larger, options, executor.job.provenance), extends=True)
         return tuple(ident for ident in pending(larger, options) if ident not in desk.over)
 
-    where, steered = device(plan, options), load(options.home, plan.sweep).standing.steered
     desk = Dispatch(
         plan,
         options.home,
-        wanted,
+        wanted.trials,
         watch,
         retries=options.retries,
-        where=where,
+        where=device(plan, options),
         grow=grow,
         launch=launch,
-        steered=steered,
+        steered=wanted.summary.standing.steered,
         pack=options.pack,
     )
     try:
@@ -161,7 +160,8 @@ def _drive(
     finally:
         late = log.close(wait_s)
     delivered = follower.finish(DELIVER_S) if follower else None
-    message = " ".join(filter(None, [stopped, late, _projected(plan, options), _not_run(desk.plan, options, result)]))
+    unwanted = _not_run(desk.plan, desk.helm.steered, result)
+    message = " ".join(filter(None, [stopped, late, _projected(plan, options), unwanted]))
     return replace(result, message=message, delivered=delivered)
 
 
@@ -219,12 +219,13 @@ def _form(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _nothing_to_do(plan: Plan, options: Options, held: Hold) -> Result:
+def _nothing_to_do(wanted: Wanted, options: Options, held: Hold) -> Result:
     """All of it has ended: other studies trained it, or a driver that was killed before it left.
 
     Then the log says so, and MLflow and Optuna are brought up to it.
     """
-    form, before = _form(plan), launched(options.home, plan.sweep)
+    plan, before = wanted.plan, wanted.summary.launch
+    form = _form(plan)
     new = before is None or any(before[key] != value for key, value in form.items())
     behind = new or not left(options.home, plan.sweep)
     result = _result(plan, options.home)
@@ -239,13 +240,12 @@ def _nothing_to_do(plan: Plan, options: Options, held: Hold) -> Result:
     follower = _follower(options.home, plan.sweep, options.mlflow) if behind and options.mlflow else None
     delivered = follower.finish(DELIVER_S) if follower else None
     projected = _projected(plan, options) if behind else ""
-    message = " ".join(filter(None, [late, projected, _not_run(plan, options, result)]))
+    message = " ".join(filter(None, [late, projected, _not_run(plan, wanted.steered, result)]))
     return replace(result, message=message, delivered=delivered)
 
 
-def _not_run(plan: Plan, options: Options, result: Result) -> str:
+def _not_run(plan: Plan, steered: Steered, result: Result) -> str:
     """What orders kept from being run, and how it comes back."""
-    steered = foreseen(plan, options)[1]
     cancelled = withheld(plan, steered.arms)[1].intersection(result.pending)
     if not cancelled:
         return ""

@@ -1,6 +1,7 @@
 """What of a plan is still to be trained, as the logs of its home and the orders given to it say. Trains nothing."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from ablate import mirror, provenance, steering
 from ablate.execution import Options
@@ -9,7 +10,33 @@ from ablate.home import Home
 from ablate.log import Entry, Record, ledger
 from ablate.plan import Plan, Trial
 from ablate.steering import Steered, withheld
-from ablate.summary import load
+from ablate.summary import Summary, load
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a driver that starts now has before it."""
+
+    plan: Plan
+    """With what the results so far call for, and what was ordered."""
+    trials: tuple[str, ...]
+    """Ids of those `pending`."""
+    summary: Summary
+    """Of the sweep's log."""
+    steered: Steered
+    """What stands once all orders that were given are taken up."""
+
+    @property
+    def due(self) -> bool:
+        """Whether any of the trials is not cancelled."""
+        return not withheld(self.plan, self.steered.arms)[1].issuperset(self.trials)
+
+
+def look(plan: Plan, options: Options) -> Wanted:
+    """What is wanted by the logs and orders of the home as they are now."""
+    summary = load(options.home, plan.sweep)
+    plan, steered = steering.foreseen(options.home, grown(plan, options), summary.standing.steered)
+    return Wanted(plan, pending(plan, options), summary, steered)
 
 
 def pending(plan: Plan, options: Options) -> tuple[str, ...]:
@@ -29,16 +56,6 @@ def pending(plan: Plan, options: Options) -> tuple[str, ...]:
         if trial.id in wanted:
             wanted |= {ident for ident in trial.needs.values() if _state_is_gone(options.home, ident)}
     return tuple(trial.id for trial in plan.trials if trial.id in wanted)
-
-
-def due(plan: Plan, options: Options, wanted: tuple[str, ...]) -> bool:
-    """Whether any of what is wanted is not cancelled."""
-    return not withheld(plan, foreseen(plan, options)[1].arms)[1].issuperset(wanted)
-
-
-def foreseen(plan: Plan, options: Options) -> tuple[Plan, Steered]:
-    """The plan, and what stands of its orders, once a driver has taken up all that were given."""
-    return steering.foreseen(options.home, plan, load(options.home, plan.sweep).standing.steered)
 
 
 def grown(plan: Plan, options: Options, over: Collection[str] = ()) -> Plan:
