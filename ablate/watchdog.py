@@ -97,10 +97,11 @@ class Watchdog:
         faulthandler.dump_traceback(file)
         with contextlib.suppress(Exception):  # what cannot be told is lost with this process; it ends all the same
             self.tell()
-        if self._wakes:
-            signal.pthread_kill(self._trial, WAKE)
-            if self._over.wait(self.grace_s):
-                return
+        if not self.apart:
+            if self._wakes:
+                signal.pthread_kill(self._trial, WAKE)
+                if self._over.wait(self.grace_s):
+                    return
             words = f"The trial in {self.path.parent} hangs and cannot be interrupted. Its stacks: {self.path}\n"
             os.write(2, words.encode())
         os._exit(EXIT_CODE)
