@@ -47,11 +47,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        judged.check_needed(self.network, "network")
-        if self.feature == "head":
-            judged.check_encoder(
-                self.network, "network", "Its features are feature='backbone'; only an encoder has a head."
-            )
+        judged.check_feature(self.network, "network", self.feature)
         require(self.points >= 3, self, "points", "at least 3: a point and its two neighbours")
         require(0 < self.fraction <= 1, self, "fraction", "above 0 and at most 1")
         require(self.k >= 1, self, "k", "at least 1")
@@ -81,9 +77,7 @@ def train(
     del seed
     if resume is not None:
         return
-    embed = judged.embedding(config.network, network, data, device)
-    if config.feature == "head" and "head" not in network["network"]:
-        raise ValueError("feature='head': the needed trial trained a classifier, and only an encoder has a head.")
+    embed = judged.embedding(config.network, network, data, device, config.feature)
     mean, std = judged.colours(config.network, data)
     data = replace(data, mean=tuple(mean), std=tuple(std))
     with loop.repeatable(device):

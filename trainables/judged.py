@@ -97,6 +97,17 @@ def check_encoder(needed: Needed, field: str, purpose: str) -> None:
         raise ConfigError(f"{field} needs a trial of {needed.method!r}, which trains a classifier. {purpose}")
 
 
+def check_feature(needed: Needed, field: str, feature: openset.Feature) -> None:
+    """Refuses, before anything runs, what trains no network, and the head's features of a classifier.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    check_needed(needed, field)
+    if feature == "head":
+        check_encoder(needed, field, "Its features are feature='backbone'; only an encoder has a head.")
+
+
 def judged(needed: Needed, state: State, data: Data, device: str, k: int = 10) -> Judged:
     """The classifier of another trial's final state.
 
@@ -185,17 +196,27 @@ def encoder(needed: Needed, state: State, data: Data, device: str) -> backbones.
     return network.to(device)
 
 
-def embedding(needed: Needed, state: State, data: Data, device: str) -> openset.Embed:
+def embedding(needed: Needed, state: State, data: Data, device: str, feature: openset.Feature) -> openset.Embed:
     """The features of another trial's network: 'backbone', what its last layer is given; of an encoder also its 'head'.
 
+    Args:
+        needed: that trial.
+        state: holds 'network' (a description) and 'weights'.
+        data: whose images will be embedded.
+        device: where the network shall run.
+        feature: the one that must be among them.
+
     Raises:
-        ValueError: a state that describes no network, or one for images of other channels.
+        ValueError: a state that describes no network, one for images of other channels, or a classifier where the
+            feature is a head.
     """
     network = trained(needed, state)
     check_channels(network.description, data)
     network.to(device).requires_grad_(False)
     if isinstance(network, backbones.Projected):
         return network.embed
+    if feature == "head":
+        raise ValueError("feature='head': the needed trial trained a classifier, and only an encoder has a head.")
     body = finetuned.body(network)
     return lambda x_BCHW: {"backbone": body(x_BCHW)}
 

@@ -73,11 +73,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        judged.check_needed(self.network, "network")
-        if self.feature == "head":
-            judged.check_encoder(
-                self.network, "network", "Its features are feature='backbone'; only an encoder has a head."
-            )
+        judged.check_feature(self.network, "network", self.feature)
         for field in ("probe_epochs", "probe_batch", "k"):
             require(getattr(self, field) >= 1, self, field, "at least 1")
         require(0 < self.probe_rate < float("inf"), self, "probe_rate", "above 0 and finite")
@@ -132,7 +128,7 @@ def train(
             `config.feature` is a head.
         Diverged: a loss, weight or feature is not finite.
     """
-    embed = _embedding(config, network, data, device)
+    embed = judged.embedding(config.network, network, data, device, config.feature)
     mean, std = judged.colours(config.network, data)
     data = replace(data, mean=tuple(mean), std=tuple(std))
     pixels_NHWC, labels_N = loop.resident(data, 1, device, "probe_batch")
@@ -171,13 +167,6 @@ def accuracies(scores_QK: Tensor, truth_Q: Tensor) -> dict[str, float]:
     """'accuracy' and 'accuracy_top5' of scores of the classes."""
     found = {"accuracy": 1, "accuracy_top5": 5}
     return {name: classification.top_k(scores_QK, truth_Q, k) for name, k in found.items()}
-
-
-def _embedding(config: Config, state: State, data: Data, device: str) -> openset.Embed:
-    embed = judged.embedding(config.network, state, data, device)
-    if config.feature == "head" and "head" not in state["network"]:
-        raise ValueError("feature='head': the needed trial trained a classifier, and only an encoder has a head.")
-    return embed
 
 
 def features(config: Config, embed: openset.Embed, data: Data, images: Images, device: str) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ablate import store
+from ablate import lease, segments, store, worker
 from ablate.home import Home
 from ablate.store import Away, Item, Store
 
@@ -89,6 +89,16 @@ class FolderStore(Store):
         found = action(Path(self._at(name)[1]))
         self.plan.strike(number, "after")
         return found
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    """Every epoch is checkpointed, nobody waits long, and all nodes have decoded the data, which lies there."""
+    monkeypatch.setattr(Home, "data", property(lambda _home: data))
+    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr(lease, "AGAIN_S", 0.001)
+    monkeypatch.setattr(segments, "AGAIN_S", 0.001)
 
 
 def installed(patch: pytest.MonkeyPatch) -> Plan:

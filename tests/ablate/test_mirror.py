@@ -24,14 +24,7 @@ TRIAL = WALK.trials[0]
 
 @pytest.fixture
 def faulty(monkeypatch, tmp_path_factory):
-    """Every epoch is checkpointed, nobody waits long, and all nodes have decoded the data."""
-    data = tmp_path_factory.getbasetemp() / "data"
-    monkeypatch.setattr(Home, "data", property(lambda _home: data))
-    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", 0.0)
-    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1e9)
-    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.0)
-    monkeypatch.setattr(lease, "AGAIN_S", 0.001)
-    monkeypatch.setattr(segments, "AGAIN_S", 0.001)
+    stores.impatient(monkeypatch, tmp_path_factory.getbasetemp() / "data")
     monkeypatch.setattr(segments, "SYNC_S", 0.05)
     return stores.installed(monkeypatch)
 

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from ablate import lease, segments, worker
+from ablate import lease, segments
 from ablate.driver import run
 from ablate.execution import Options
 from ablate.home import Home
@@ -26,14 +26,7 @@ MOST = 400
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path_factory):
-    """Every epoch is checkpointed, nobody waits, and all nodes have decoded the data."""
-    data = tmp_path_factory.getbasetemp() / "data"
-    monkeypatch.setattr(Home, "data", property(lambda _home: data))
-    monkeypatch.setattr(worker, "CHECKPOINT_EVERY_S", 0.0)
-    monkeypatch.setattr(worker, "CHECKPOINT_SHARE", 1e9)
-    monkeypatch.setattr(worker, "LOCK_WAIT_S", 0.0)
-    monkeypatch.setattr(lease, "AGAIN_S", 0.001)
-    monkeypatch.setattr(segments, "AGAIN_S", 0.001)
+    stores.impatient(monkeypatch, tmp_path_factory.getbasetemp() / "data")
     monkeypatch.setattr(segments, "MOST_SMALL", 4)
     return stores.installed(monkeypatch)
 
