@@ -154,6 +154,7 @@ def _drive(
         desk.open(log, slots)
         stopped, follower = _listen(desk, executor, plan, options)
         result = replace(_result(desk.plan, options.home), interrupted=bool(stopped), trained=len(desk.over))
+        projected = _projected(plan, options)  # a driver that is killed now has not left, and is made up for
         with contextlib.suppress(Unwritable):  # that is why it stopped
             log.append("left", how="interrupted" if stopped else "failed" if result.failed else "done")
         wait_s = PARTING_S if stopped else PATIENCE_S
@@ -161,7 +162,7 @@ def _drive(
         late = log.close(wait_s)
     delivered = follower.finish(DELIVER_S) if follower else None
     unwanted = _not_run(desk.plan, desk.helm.steered, result)
-    message = " ".join(filter(None, [stopped, late, _projected(plan, options), unwanted]))
+    message = " ".join(filter(None, [stopped, late, projected, unwanted]))
     return replace(result, message=message, delivered=delivered)
 
 
@@ -233,13 +234,13 @@ def _nothing_to_do(wanted: Wanted, options: Options, held: Hold) -> Result:
     try:
         if new:
             log.append("sweep", **_launch(plan, options, provenance.collect()))
+        follower = _follower(options.home, plan.sweep, options.mlflow) if behind and options.mlflow else None
+        projected = _projected(plan, options) if behind else ""
         if behind:
             log.append("left", how="failed" if result.failed else "done")
     finally:
         late = log.close(PARTING_S)  # also of a driver before, whose last lines did not get there
-    follower = _follower(options.home, plan.sweep, options.mlflow) if behind and options.mlflow else None
     delivered = follower.finish(DELIVER_S) if follower else None
-    projected = _projected(plan, options) if behind else ""
     message = " ".join(filter(None, [late, projected, _not_run(plan, wanted.steered, result)]))
     return replace(result, message=message, delivered=delivered)
 

@@ -86,6 +86,30 @@ def test_killed_after_the_last_end_what_it_owed_is_delivered(home):
     assert log.read_bytes() == before
 
 
+def test_killed_while_it_delivers_it_has_not_left(home, monkeypatch):
+    import optuna
+
+    from ablate import schedule
+
+    class Killed(BaseException):
+        """As SIGKILL comes: nobody handles it."""
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "project", kill)
+        with pytest.raises(Killed):
+            run(WALK, local(home, optuna=home.optuna))
+        with pytest.raises(Killed):  # and the one that was to make up for it
+            run(WALK, local(home, optuna=home.optuna))
+    again = run(WALK, local(home, optuna=home.optuna))
+    assert (again.trained, len(again.done)) == (0, len(WALK.trials))
+    stored = optuna.load_study(study_name=WALK.sweep, storage=home.optuna).get_trials(deepcopy=False)
+    assert sorted(trial.user_attrs["trial"] for trial in stored) == sorted(again.done)
+    assert [line["how"] for line in kinds(home, "left")] == ["done"]
+
+
 def test_watchers_hear_each_trial_begin_run_and_end(home):
     heard = []
     run(WALK, local(home), heard.append)
