@@ -47,14 +47,19 @@ def compare_published(
 
 
 def _tables(frame: Frame, table: Cells, study: Study) -> dict[str, tuple[Outcome, Cells]]:
-    """Metric -> its outcome and cells, for every metric that the paper printed and the frame measured."""
+    """Metric -> its outcome and cells, for every metric that the paper printed and the frame measured.
+
+    A printed metric that is none of the study's outcomes, such as the AUROC of one of several sets, is read at the last
+    epoch, and shown in points.
+    """
     found = {study.outcome.metric: (study.outcome, table)}
-    printed = {published.metric for published in study.published}
-    for outcome in study.secondary:
-        if outcome.metric in printed and outcome.metric not in found:
+    named = {outcome.metric: outcome for outcome in reversed(study.secondary)}
+    for metric in dict.fromkeys(published.metric for published in study.published):
+        if metric not in found:
+            outcome = named.get(metric, Outcome(metric=metric, label=metric))
             try:
-                found[outcome.metric] = (outcome, read(frame, study, outcome))
-            except FrameError:  # not measured: compare() names it among its warnings
+                found[metric] = (outcome, read(frame, study, outcome))
+            except FrameError:  # not measured: compare() names it among its warnings, if it is an outcome
                 continue
     return found
 

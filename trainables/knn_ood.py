@@ -1,6 +1,6 @@
 """Out-of-distribution detection by nearest neighbours in an embedding that another trial trained. One epoch.
 
-Paper: Informed Mixing (GradMix), arXiv 2505.12803, section 4.2, Table 4, scored by Algorithm 1.
+Paper: Informed Mixing (GradMix), arXiv 2505.12803, section 4.3, Table 4, scored by Algorithm 1.
 Official repository: gawainxu/comprehensive_osr@d18b920.
 
 Of each set outside the distribution: TNR at 95% TPR, AUROC, DTACC (`detection_accuracy`), AUIN and AUOUT (`aupr_in`,

@@ -1,6 +1,6 @@
 """How much of an image a trained encoder's maps cover: the activation spread S_M(t). One epoch.
 
-Paper: Informed Mixing (GradMix), arXiv 2505.12803, section 4.5 and Figure 6.
+Paper: Informed Mixing (GradMix), arXiv 2505.12803, section 5 and Figure 6.
 Official repository: gawainxu/comprehensive_osr@d18b920.
 
 S_M(t) is the share of a raw LayerCAM's pixels above t, at the layer's own resolution. Maps are of the loss L_supcon +

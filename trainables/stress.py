@@ -1,6 +1,6 @@
 """Tests of a network that another trial trained: corruptions, occlusion, attacks, calibration. One epoch.
 
-Papers: GradMix (arXiv 2505.12803), section 4.3 and Table 5, for corruptions; AdAutoMix (ICLR 2024), Tables 4, 6 and 7,
+Papers: GradMix (arXiv 2505.12803), section 4.4 and Table 5, for corruptions; AdAutoMix (ICLR 2024), Tables 4, 6 and 7,
 for corruptions, attacks, calibration and occlusion.
 Official repositories: gawainxu/comprehensive_osr@d18b920, JinXins/Adversarial-AutoMixup.
 

@@ -82,6 +82,17 @@ def test_equal_printed_numbers_have_no_sign_to_agree_with() -> None:
     assert found.tau is None
 
 
+def test_a_printed_metric_that_is_no_outcome_has_its_row_where_it_was_measured() -> None:
+    study = frames.small_study(published=_published("digits", 95.0, 96.0, metric="auroc_near"))
+    frame = frames.sound(study, noise=1e-4)
+    frame.epochs["auroc_near"] = frame.epochs["accuracy"] / 2
+    found = agreement.compare_published(frame, read(frame, study, study.outcome), study)
+    accuracy = read(frame, study, study.secondary[0])
+    for row in found.rows:
+        assert row.ours == pytest.approx(50 * np.mean(list(accuracy.values[row.arm].values())))
+        assert row.n == 6
+
+
 def test_a_printed_secondary_metric_has_its_row() -> None:
     found = _compare(_published("digits", 95.0, 96.0, metric="accuracy"), {})
     assert [row.n for row in found.rows] == [6, 6]

@@ -32,6 +32,14 @@ def test_networks_are_those_of_the_study_of_methods(study, scale):
     assert networks(study, scale) <= trained("adautomix_methods", scale)
 
 
+def test_robustness_and_calibration_compare_what_the_papers_tables_do():
+    """Section 4.3 names the mixes of Table 4; Table 6 has seven to a network. PuzzleMix and GridMix are not run."""
+    arms = {arm.name for arm in STUDIES["adautomix_robustness"].arms}
+    assert arms >= {"cutmix", "fmix", "automix", "adautomix"}
+    printed = [number.where for number in STUDIES["adautomix_calibration"].published]
+    assert [sum(network in where for where in printed) for network in ("ResNet-18", "Swin-T")] == [7, 7]
+
+
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu"])
 def test_the_spread_is_of_networks_of_the_open_set_studies(scale):
     assert networks("gradmix_spread", scale) <= trained("gradmix_augmentation", scale)
@@ -42,6 +50,25 @@ def test_corruptions_and_closed_sets_share_their_networks(scale):
     one, other = networks("gradmix_corruptions", scale), networks("gradmix_closed", scale)
     assert one & other
     assert one == other or scale == "paper"
+
+
+@pytest.mark.parametrize("study", ["gradmix_closed", "gradmix_corruptions", "gradmix_ood"])
+def test_all_classes_are_learned_as_long_as_by_the_authors_scripts(study):
+    """Epochs and lambda, by data set; of all of Tiny-ImageNet they have none, and its open-set splits have 800."""
+    wanted = {
+        "cifar10-closed": (500, 1.2),
+        "cifar100-closed": (600, 1.2),
+        "tinyimagenet100-closed": (600, 1.0),
+        "tinyimagenet-closed": (800, 1.0),
+        "cifar10-cifar100-svhn": (500, 1.2),
+    }
+    found = plan(STUDIES[study], "paper")
+    by_id = {trial.id: trial for trial in found.trials}
+    for trial in found.trials:
+        for needed in (by_id[ident] for ident in trial.needs.values()):
+            config = needed.config
+            assert (config["epochs"], config["lam"]) == wanted[needed.data["protocol"]]
+            assert (config["theta"], config["batch"], config["learning_rate"]) == (1.0, 256, 1e-3)
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "pictures", "gpu", "paper"])
