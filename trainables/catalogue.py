@@ -9,9 +9,11 @@ from importlib.metadata import entry_points
 
 from trainables import (
     adautomix,
+    detection,
     dimension,
     gradmix,
     greg,
+    judged,
     knn_ood,
     knn_osr,
     localisation,
@@ -33,23 +35,23 @@ from trainables.protocol import Method
 
 METHODS: dict[str, Method] = {
     "adautomix": Method(adautomix.train, adautomix.Config),
-    "dimension": Method(dimension.train, dimension.Config),
+    "dimension": Method(dimension.train, dimension.Config, judged.check_images),
     "gradmix": Method(gradmix.train, gradmix.Config),
     "greg": Method(greg.train, greg.Config),
-    "knn_ood": Method(knn_ood.train, knn_ood.Config),
-    "knn_osr": Method(knn_osr.train, knn_osr.Config),
+    "knn_ood": Method(knn_ood.train, knn_ood.Config, detection.check),
+    "knn_osr": Method(knn_osr.train, knn_osr.Config, judged.check_images),
     "localisation": Method(localisation.train, localisation.Config, localisation.check),
     "margin_scores": Method(margin_scores.train, margin_scores.Config),
     "margins": Method(margins.train, margins.Config),
-    "ood_radius": Method(ood_radius.train, ood_radius.Config),
-    "ood_scores": Method(ood_scores.train, ood_scores.Config),
+    "ood_radius": Method(ood_radius.train, ood_radius.Config, detection.check),
+    "ood_scores": Method(ood_scores.train, ood_scores.Config, detection.check),
     "pretraining": Method(pretraining.train, pretraining.Config),
-    "probes": Method(probes.train, probes.Config),
+    "probes": Method(probes.train, probes.Config, judged.check_images),
     "rlmix": Method(rlmix.train, rlmix.Config),
     "rmix": Method(rmix.train, rmix.Config),
-    "spread": Method(spread.train, spread.Config),
+    "spread": Method(spread.train, spread.Config, judged.check_images),
     "stress": Method(stress.train, stress.Config, stress.check),
-    "transfer": Method(transfer.train, transfer.Config, transfer.check),
+    "transfer": Method(transfer.train, transfer.Config, judged.check_images),
 }
 GROUP = "ablate.methods"
 """Entry points of this group are methods: name -> a `Method`."""

@@ -18,13 +18,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables import metrics, outside
+from trainables import judged, metrics, outside
 from trainables.augment import normalise, to_float
+from trainables.config import ConfigError
+from trainables.data_protocols import PROTOCOLS, DataSpec, protocol_of
 from trainables.datasets import Data, Images
 from trainables.protocol import Diverged
 
 Score = Callable[[Tensor], Tensor]
 """Normalised images (B, C, H, W) -> scores (B,), higher for in-distribution."""
+
+
+def check(config: object, data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
+    """Refuses, before anything runs, data without out-of-distribution sets, and networks for other images.
+
+    Raises:
+        ConfigError: naming the protocol.
+    """
+    if not any(outside.role(name) in METERED for name in protocol_of(data).outside):
+        raise ConfigError(nothing_to_detect(data))
+    judged.check_images(config, data, needed)
+
+
+def nothing_to_detect(data: DataSpec) -> str:
+    """That a protocol has no out-of-distribution sets, and which have."""
+    have = [name for name, each in PROTOCOLS.items() if any(outside.role(other) in METERED for other in each.outside)]
+    return (
+        f"{data.protocol!r} has no out-of-distribution sets, so there is nothing to detect. Protocols that have them: "
+        f"{', '.join(have)}."
+    )
 
 
 def evaluated(data: Data) -> dict[str, Images]:

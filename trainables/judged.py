@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainables import augment, backbones, classifiers, finetuned, openset, rmix, teachers, twoheads
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec, channels, class_split
 from trainables.datasets import Data, Images
 from trainables.protocol import Needed, State
 
@@ -46,6 +47,9 @@ ENCODERS = frozenset({"gradmix"})
 """Methods of the catalogue that train an encoder, which has no logits."""
 CLASSIFIERS = frozenset({"adautomix", "greg", "pretraining", "rlmix", "rmix", "transfer"})
 """Methods of the catalogue that train a classifier, which has no projection head."""
+OF_TWO_PARTS = frozenset({"adautomix", "transfer"})
+"""Those of them whose final state holds more than a plain classifier: a student and its teacher, or a body and a head.
+"""
 BATCH = 500
 """Images at a time. What is random depends on it, so it is no choice."""
 
@@ -97,6 +101,21 @@ def check_encoder(needed: Needed, field: str, purpose: str) -> None:
         raise ConfigError(f"{field} needs a trial of {needed.method!r}, which trains a classifier. {purpose}")
 
 
+def check_plain(needed: Needed, field: str) -> None:
+    """Refuses, before anything runs, what trains no network, or one that is no plain `classifiers.Classifier`.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    check_needed(needed, field)
+    if needed.method in ENCODERS | OF_TWO_PARTS:
+        names = ", ".join(map(repr, sorted(CLASSIFIERS - OF_TWO_PARTS)))
+        raise ConfigError(
+            f"{field} needs a trial of {needed.method!r}, which trains no plain classifier, and one network with one "
+            f"linear layer at its end is read here. Name a method that trains one: {names}."
+        )
+
+
 def check_feature(needed: Needed, field: str, feature: openset.Feature) -> None:
     """Refuses, before anything runs, what trains no network, and the head's features of a classifier.
 
@@ -106,6 +125,36 @@ def check_feature(needed: Needed, field: str, feature: openset.Feature) -> None:
     check_needed(needed, field)
     if feature == "head":
         check_encoder(needed, field, "Its features are feature='backbone'; only an encoder has a head.")
+
+
+def check_images(config: object, data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
+    """Refuses, before anything runs, images that a needed trial's network cannot see; a `Method.check`.
+
+    Raises:
+        ConfigError: they have another number of channels than those it is trained on.
+    """
+    del config
+    kinds = {1: "grey", 3: "in colour"}
+    for field, before in needed.items():
+        if channels(before) != channels(data):
+            raise ConfigError(
+                f"{field} is trained on {before.protocol!r}, whose images are {kinds[channels(before)]}, and cannot be "
+                f"used on {data.protocol!r}, whose images are {kinds[channels(data)]}. Name data of one kind."
+            )
+
+
+def check_classes(data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
+    """Refuses, before anything runs, images of other channels or another number of classes than a network is made for.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    for field, before in needed.items():
+        if (channels(before), len(class_split(before)[0])) != (channels(data), len(class_split(data)[0])):
+            raise ConfigError(
+                f"{field} is trained on {before.protocol!r}, whose images have other channels or classes than those of "
+                f"{data.protocol!r}, on which it is tested. Name data with the same classes."
+            )
 
 
 def judged(needed: Needed, state: State, data: Data, device: str, k: int = 10) -> Judged:

@@ -74,10 +74,7 @@ def train(
     if resume is not None:
         return
     if detection.evaluated(data).keys() == {"test"}:
-        raise ConfigError(
-            f"{data.spec.protocol!r} has no out-of-distribution sets, so there is nothing to detect. Protocols that "
-            "have them: 'digits-ood', 'cifar10-ood', 'cifar10-cifar100-svhn'."
-        )
+        raise ConfigError(detection.nothing_to_detect(data.spec))
     model = judged.encoder(config.network, network, data, device)
     with loop.repeatable(device):
         found = evaluate(config, model, data, device)

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from trainables import backbones, openset
+from trainables import judged, openset
 from trainables.config import check_types, require
 from trainables.datasets import Data
-from trainables.protocol import Epoch, Needed, State, rebuildable
+from trainables.protocol import Epoch, Needed, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,11 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
+        judged.check_encoder(
+            self.network,
+            "network",
+            "An encoder's features are compared here: name 'gradmix'.",
+        )
         require(self.k >= 1, self, "k", "at least 1")
 
 
@@ -53,12 +58,12 @@ def train(
         network: final state of the needed trial.
 
     Raises:
-        ValueError: a state that describes no network.
+        ValueError: a state that describes no encoder, or one for images of other channels.
         Diverged: the network's features are not finite.
     """
     del seed
     if resume is not None:
         return
-    model = backbones.rebuild(*rebuildable(network)).to(device)
+    model = judged.encoder(config.network, network, data, device)
     metrics = openset.evaluate(model.embed, data, k=config.k, score=config.score, feature=config.feature, device=device)
     yield Epoch(1, metrics, lambda: {"epoch": 1})

@@ -36,7 +36,7 @@ thresholds.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -82,14 +82,20 @@ class Config:
         require(self.smoothing % 2 == 1 and self.smoothing > 0, self, "smoothing", "odd and at least 1")
 
 
-def check(config: Config, data: DataSpec, needed: Mapping[str, Any]) -> None:
-    """Raises ConfigError where the data are not asked for boxes: then no image has any."""
-    del config, needed
+def check(config: Config, data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
+    """Refuses, before anything runs, data without boxes, and networks for other images.
+
+    Raises:
+        ConfigError: the data are not asked for boxes, then no image has any; or they have other channels or classes
+            than those that the network is trained on.
+    """
+    del config
     if not data.boxes:
         raise ConfigError(
             f"localisation is measured against boxes, and the data {data.protocol!r} are opened without: say "
             "data={'boxes': True} in the study's scale. Data that have none are refused then."
         )
+    judged.check_classes(data, needed)
 
 
 def train(

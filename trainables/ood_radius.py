@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import classifiers, densenet, detection, loop, metrics, ood_scores, openset
+from trainables import classifiers, densenet, detection, judged, loop, metrics, ood_scores, openset
 from trainables.config import check_types, require
 from trainables.datasets import Data, Images
 from trainables.protocol import Epoch, Needed, State
@@ -58,6 +58,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
+        judged.check_plain(self.network, "network")
         for field in ("rows", "steps"):
             require(getattr(self, field) >= 1, self, field, "at least 1")
         require(0 < self.recall < 1, self, "recall", "a share, above 0 and below 1")

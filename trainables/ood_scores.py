@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import classifiers, detection, loop, openset
+from trainables import classifiers, detection, judged, loop, openset
 from trainables.config import ConfigError, check_types, require
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State, rebuildable
@@ -74,6 +74,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
+        judged.check_plain(self.network, "network")
         require(0 < self.temperature < float("inf"), self, "temperature", "above 0 and finite")
         require(0 <= self.epsilon < float("inf"), self, "epsilon", "at least 0 and finite")
         for field in ("clipped", "dropped"):

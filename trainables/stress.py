@@ -45,7 +45,7 @@ from trainables import (
 from trainables.augment import to_float
 from trainables.config import ConfigError, check_types, require
 from trainables.corruption_settings import CORRUPTIONS, EXTRA, SEVERITIES
-from trainables.data_protocols import PROTOCOLS, DataSpec, channels, class_split, protocol_of
+from trainables.data_protocols import PROTOCOLS, DataSpec, protocol_of
 from trainables.datasets import Data, Images
 from trainables.judged import Judged
 from trainables.protocol import Epoch, Needed, State
@@ -101,12 +101,7 @@ def check(config: Config, data: DataSpec, needed: Mapping[str, DataSpec]) -> Non
     Raises:
         ConfigError: naming the field.
     """
-    before = needed["network"]
-    if (channels(before), len(class_split(before)[0])) != (channels(data), len(class_split(data)[0])):
-        raise ConfigError(
-            f"network is trained on {before.protocol!r}, whose images have other channels or classes than those of "
-            f"{data.protocol!r}, on which it is tested. Name data with the same classes."
-        )
+    judged.check_classes(data, needed)
     there = protocol_of(data).corrupted
     for test, names in PUBLISHED.items():
         if test in config.tests and not set(names) <= set(SOURCES[there].parts if there else ()):
@@ -219,11 +214,12 @@ def _mean(metrics: Mapping[str, float], names: tuple[str, ...]) -> float:
 def _occluded(config: Config, subject: Judged, data: Data, seed: int, device: str) -> tuple[Metrics, Shown]:
     """'accuracy_occluded_<per cent>', and their mean; the same patches for every network of a seed."""
     found = []
+    mean, _ = judged.colours(config.network, data)
     for share in occlusion.SHARES:
         generator = seeding.torch_stream(seed, "occlusion", device)
 
         def cover(pixels_BHWC: Tensor, share: float = share, generator: torch.Generator = generator) -> Tensor:
-            return occlusion.occlude(to_float(pixels_BHWC), share, config.occlusion_grid, data.mean, generator)
+            return occlusion.occlude(to_float(pixels_BHWC), share, config.occlusion_grid, mean, generator)
 
         found.append(judged.accuracy(subject.scores, data.test, device, cover))
     metrics = {f"accuracy_occluded_{round(100 * s)}": each for s, each in zip(occlusion.SHARES, found, strict=True)}

@@ -18,7 +18,7 @@ mixing, 83.36 and 89.65 after AdAutoMix.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,8 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from trainables import augment, classification, finetuned, judged, loop, openset, schedules, seeding, teachers
-from trainables.config import ConfigError, check_types, require
-from trainables.data_protocols import DataSpec, channels
+from trainables.config import check_types, require
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State
 
@@ -90,22 +89,6 @@ class Config:
         require(0 < self.crop_scale <= 1, self, "crop_scale", "above 0 and at most 1")
         for field in ("padding", "evaluate_every"):
             require(getattr(self, field) >= 0, self, field, "at least 0")
-
-
-def check(config: Config, data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
-    """Refuses, before anything runs, images that the needed network cannot see.
-
-    Raises:
-        ConfigError: they have another number of channels than those it is trained on.
-    """
-    del config
-    before = needed["network"]
-    if channels(before) != channels(data):
-        kinds = {1: "grey", 3: "in colour"}
-        raise ConfigError(
-            f"network is trained on {before.protocol!r}, whose images are {kinds[channels(before)]}, and cannot go on "
-            f"with {data.protocol!r}, whose images are {kinds[channels(data)]}. Name data of one kind."
-        )
 
 
 def train(

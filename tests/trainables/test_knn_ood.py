@@ -9,8 +9,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from sklearn.neighbors import NearestNeighbors
 
 from tests.trainables.toys import open_set
-from trainables import backbones, gradmix, knn_ood, openset, rmix
+from trainables import backbones, detection, gradmix, knn_ood, openset, rmix
 from trainables.config import ConfigError
+from trainables.data_protocols import DataSpec
 from trainables.datasets import Images
 from trainables.protocol import Needed
 
@@ -83,6 +84,13 @@ def test_a_finished_scoring_is_not_repeated():
     config = knn_ood.Config(network=NEEDED)
     again = knn_ood.train(config, DATA, seed=0, device="cpu", resume=run().state(), network=state_of(MODEL))
     assert list(again) == []
+
+
+def test_data_without_sets_outside_are_refused_before_anything_runs():
+    config, network = knn_ood.Config(network=NEEDED), {"network": DataSpec(protocol="digits-closed")}
+    with pytest.raises(ConfigError, match=r"'digits-closed' has no out-of-distribution sets.*digits-ood, cifar10-ood"):
+        detection.check(config, DataSpec(protocol="digits-closed"), network)
+    detection.check(config, DataSpec(protocol="digits-ood"), network)
 
 
 def test_what_cannot_be_scored_is_refused_by_name():

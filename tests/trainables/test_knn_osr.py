@@ -60,8 +60,21 @@ def test_a_finished_scoring_is_not_repeated(data, network):
 
 
 def test_a_state_without_a_network_is_named(data):
-    with pytest.raises(ValueError, match="no 'network' and no 'weights'"):
+    with pytest.raises(ValueError, match="holds no classifier and no encoder"):
         next(knn_osr.train(config(), data, seed=0, device="cpu", network={"epoch": 1}))
+
+
+def test_what_has_no_head_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match="'rmix', which trains a classifier"):
+        knn_osr.Config(network=Needed("rmix", None))
+    with pytest.raises(ConfigError, match="'stress', which trains no network"):
+        knn_osr.Config(network=Needed("stress", None))
+
+
+def test_a_network_of_other_images_is_refused(data):
+    colour = backbones.projected("resnet18", 2, 3, "mlp", torch_stream(0, "init"))
+    with pytest.raises(ValueError, match="has 3 channels, and the images of 'toy' have 1"):
+        next(knn_osr.train(config(), data, seed=0, device="cpu", network=state_of(colour)))
 
 
 def test_no_global_generator_is_read_or_written(data, network):

@@ -394,6 +394,12 @@ def test_a_spec_without_boxes_is_refused_before_anything_runs():
         localisation.check(config, DataSpec(protocol="cifar10-closed"), {})
 
 
+def test_a_network_of_other_classes_is_refused_before_anything_runs():
+    known = {"network": DataSpec(protocol="digits-known")}
+    with pytest.raises(ConfigError, match="'digits-known', whose images have other channels or classes"):
+        localisation.check(localisation.Config(network=RMIX), DataSpec(protocol="digits-boxes", boxes=True), known)
+
+
 def test_data_without_boxes_are_refused():
     network = classifiers.classifier("wrn10_2", 4, 3, 3, generator())
     with pytest.raises(ConfigError, match="'toys' are opened without"):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.trainables.test_greg import TINY, detection_data
-from trainables import classifiers, detection, greg, ood_scores
+from trainables import classifiers, detection, greg, ood_radius, ood_scores
 from trainables.config import ConfigError
 from trainables.ood_scores import Config
 from trainables.protocol import Needed
@@ -135,6 +135,16 @@ def test_without_pytorch_ood_the_message_says_what_there_is(network, data, monke
     monkeypatch.setitem(sys.modules, "pytorch_ood.detector", None)
     with pytest.raises(ConfigError, match=r"needs pytorch-ood.*ablate\[detectors\].*msp, max_logit"):
         scored("knn", network, data)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("gradmix", "no plain classifier"), ("adautomix", "no plain classifier"), ("stress", "which trains no network")],
+)
+@pytest.mark.parametrize("config", [Config, ood_radius.Config])
+def test_what_trains_no_plain_classifier_is_refused_before_anything_runs(config, method, words):
+    with pytest.raises(ConfigError, match=f"network needs a trial of '{method}'.* {words}"):
+        config(network=Needed(method, None))
 
 
 def test_a_state_without_a_network_is_refused(data):

@@ -26,6 +26,7 @@ from trainables import (
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError, to_plain
 from trainables.corruption_settings import CORRUPTIONS, EXTRA
+from trainables.data_protocols import DataSpec
 from trainables.protocol import Needed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -161,6 +162,16 @@ def test_covered_images_are_judged_with_one_set_of_patches(of_classifier):
     assert shown["occluded_shares"].tolist() == [percent / 100 for percent in range(0, 100, 10)]
 
 
+@torch.no_grad()
+def test_patches_are_0_after_the_normalisation_of_the_needed_trial(monkeypatch):
+    fills = []
+    real = occlusion.occlude
+    monkeypatch.setattr(occlusion, "occlude", lambda *given: fills.append(given[3]) or real(*given))
+    needed = Needed("rmix", rmix.Config(colour="released"))
+    run(state_of(CLASSIFIER), needed=needed, tests=("occlusion",), occlusion_grid=4)
+    assert set(fills) == {rmix.RELEASED_MEAN}
+
+
 def test_attacks_are_in_pixels_and_those_of_their_own_functions(of_classifier):
     found, labels = of_classifier.metrics, torch.from_numpy(DATA.test.labels)
     assert found["fgsm_error"] == classification.fgsm_error(CLASSIFIER, DATA, DATA.mean, DATA.std)
@@ -232,6 +243,18 @@ def test_every_method_that_needs_another_is_known_to_train_no_network():
     readers = {name for name, method in METHODS.items() if "network" in field_types(method.config)}
     readers = {name for name in readers if field_types(METHODS[name].config)["network"] is Needed}
     assert readers <= judged.WITHOUT_NETWORK | {"greg", "transfer"}
+
+
+@pytest.mark.parametrize("name", sorted(judged.WITHOUT_NETWORK - {"margin_scores"} | {"transfer"}))
+def test_every_evaluation_refuses_images_of_another_kind_before_anything_runs(name):
+    """A network of grey images, and data in colour, with boxes and sets outside."""
+    from trainables.catalogue import METHODS
+
+    method, data = METHODS[name], DataSpec(protocol="cifar10-ood", boxes=True)
+    config = method.config(network=Needed("one_of_my_own", None))
+    with pytest.raises(ConfigError, match=r"'digits-ood', whose images (are grey|have other channels)"):
+        method.check(config, data, {"network": DataSpec(protocol="digits-ood")})
+    method.check(config, data, {"network": DataSpec(protocol="cifar10-closed")})
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,8 @@ def test_images_that_the_network_cannot_see_are_refused_before_anything_runs():
     config = transfer.Config(network=RMIX)
     grey, colour = DataSpec(protocol="digits-others"), DataSpec(protocol="cifar10-closed")
     with pytest.raises(ConfigError, match=r"'digits-others', whose images are grey, .* 'cifar10-closed'.* in colour"):
-        transfer.check(config, colour, {"network": grey})
-    transfer.check(config, colour, {"network": DataSpec(protocol="svhn-closed")})
+        judged.check_images(config, colour, {"network": grey})
+    judged.check_images(config, colour, {"network": DataSpec(protocol="svhn-closed")})
 
 
 def test_a_state_of_other_channels_is_refused():
