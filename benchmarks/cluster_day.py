@@ -5,8 +5,9 @@
 Three Ray nodes of two CPUs each, a head that trains nothing and the machine of the person who asks, each with an
 address of its own (`ray_nodes`); MLflow's server; a PostgreSQL for Optuna; an S3-compatible object store as home, which
 fails one request in five all day. While the sweep runs, in this order: a worker node is killed; a node joins; a node's
-network is cut for half a minute; MLflow, then PostgreSQL are down for a minute; the head is killed and started again,
-with those nodes that gave up without it; the driver is killed, and `resume` goes on.
+network is cut for half a minute (where nodes have networks of their own); MLflow, then PostgreSQL are down for a
+minute; the head is killed and started again; the driver is killed, and `resume` goes on. All day long nodes that gave
+up without their head are started again, as whatever runs a cluster does.
 
 At the end: every trial ended once in the log, MLflow and Optuna have each once and nothing RUNNING, the frame equals
 that of an undisturbed in-process sweep bit for bit (volatile columns aside), and no process of ours is left.
@@ -21,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 from ablate import processes
 from ablate.driver import run
@@ -32,14 +35,14 @@ from ablate.home import Home
 from ablate.plan import Plan, plan
 from benchmarks import kill_sweep, ray_nodes, services
 from tests.ablate import s3, walks
+from trainables import origin
 
 WORKERS = ("a", "b", "c")
-CPUS = 2
 SHARE = 0.2
 """Of the object store's requests that fail."""
 LIMIT_S = 3600.0
-GIVEN_UP_S = 120.0
-"""By then a node that lost its head has given up: Ray lets it after 60 s."""
+PARTING_S = 60.0
+"""What a killed driver started is gone by then, or is ended."""
 
 
 @dataclass
@@ -53,10 +56,19 @@ class Day:
     folder: Path
     whole: Plan
     minute: float
+    """How long servers are down, in seconds."""
+    cut_s: float
+    """How long a node is cut off."""
+    cpus: int
+    """Of a node, a trial on each."""
+    limit_s: float
+    """By then the day is over, or failed."""
     driver: "subprocess.Popen[bytes] | None" = None
     story: list[str] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
     starts: int = 0
+    away: set[str] = field(default_factory=set)
+    """Nodes that were taken away: nobody starts them."""
 
     @property
     def home(self) -> str:
@@ -89,15 +101,31 @@ class Day:
         places = {"ABLATE_CACHE": str(self.folder / "disks" / "desk"), "PYTHONPATH": str(kill_sweep.ROOT)}
         return os.environ | self.cluster.credentials | self.store.environment | places
 
-    def join(self, name: str, cpus: int = CPUS) -> None:
+    def join(self, name: str, cpus: int, *, wait: bool = True) -> None:
         """A node with a disk of its own."""
         self._own_disk(name)
-        self.cluster.join(name, cpus=cpus)
+        self.cluster.join(name, cpus=cpus, wait=wait)
 
-    def restart(self, name: str) -> None:
+    def restart(self, name: str, *, wait: bool = True) -> None:
         """The same node again, its disk as it was."""
         self._own_disk(name)
-        self.cluster.restart(name)
+        self.cluster.restart(name, wait=wait)
+        self.away.discard(name)
+
+    def take_away(self, name: str) -> None:
+        """The node's power goes."""
+        self.away.add(name)
+        self.cluster.kill(name)
+
+    def supervise(self) -> None:
+        """Starts nodes again that gave up, as whatever runs a cluster does; one that does not start is tried again."""
+        gone = [name for name in self.cluster.nodes if name not in self.away and self.cluster.gone(name)]
+        for name in gone:
+            self.restart(name, wait=False)
+        for name in gone:
+            with contextlib.suppress(RuntimeError):
+                self.cluster.await_up(name)
+                self.say(f"node {name} had given up and was started again")
 
     def _own_disk(self, name: str) -> None:
         self.cluster.environment["ABLATE_CACHE"] = str(self.folder / "disks" / name)
@@ -112,40 +140,56 @@ class Day:
         Raises:
             AssertionError: the driver ended before, or nothing moves.
         """
-        deadline = time.monotonic() + LIMIT_S
         while self.ended() < share * len(self.whole.trials):
-            assert self.driver is not None
-            assert self.driver.poll() is None, self.last_words()
-            assert time.monotonic() < deadline, f"{self.ended()} trials after {LIMIT_S:g} s"
-            time.sleep(0.2)
+            assert self._running(), f"the driver ended: {self.last_words()}"
+
+    def finish(self) -> None:
+        """Until the driver has ended.
+
+        Raises:
+            AssertionError: it failed, or nothing moves.
+        """
+        while self._running():
+            pass
+        assert self.driver is not None
+        assert self.driver.returncode == 0, self.last_words()
+
+    def _running(self) -> bool:
+        """Whether the driver still is, a little later."""
+        assert self.driver is not None
+        assert time.monotonic() - self.begun < self.limit_s, f"not over in {self.limit_s:g} s: {self.last_words()}"
+        self.supervise()
+        time.sleep(0.2)
+        return self.driver.poll() is None
 
     def last_words(self) -> str:
-        """What the driver said."""
-        return (self.folder / "driver.output").read_text()[-3000:]
+        """How far it came, and what the driver said."""
+        story = "; ".join(self.story)
+        said = (self.folder / "driver.output").read_text()[-3000:]
+        return f"{self.ended()} of {len(self.whole.trials)} trials; {story}\n{said}"
 
 
 # --- What happens on that day ---------------------------------------------------------------------------------------
 
 
 def a_node_dies(day: Day) -> None:
-    """Its power goes."""
-    day.cluster.kill("a")
+    """And does not come back."""
+    day.take_away("a")
     day.say("node a killed")
 
 
 def a_node_joins(day: Day) -> None:
     """One more of the same kind."""
-    day.join("d")
+    day.join("d", day.cpus)
     day.say("node d joined")
 
 
 def a_cable_is_pulled(day: Day) -> None:
-    """For half a minute; where nodes share a network, the node is stopped instead."""
+    """For some time: nothing goes in or out, and nobody is told. Needs nodes with networks of their own."""
     day.cluster.cut("b")
-    time.sleep(day.minute / 2)
+    time.sleep(day.cut_s)
     day.cluster.mend("b")
-    day.say(f"node b cut off for {day.minute / 2:g} s")
-    _revive(day)
+    day.say(f"node b cut off for {day.cut_s:g} s")
 
 
 def tracking_is_down(day: Day) -> None:
@@ -165,12 +209,11 @@ def the_database_is_down(day: Day) -> None:
 
 
 def the_head_goes(day: Day) -> None:
-    """And comes back ten seconds later, having forgotten everything; nodes that gave up are started again."""
-    day.cluster.kill("head")
+    """And comes back ten seconds later, having forgotten everything: nodes that knew it give up, now or soon."""
+    day.take_away("head")
     time.sleep(day.minute / 6)
     day.restart("head")
     day.say("head killed and started again")
-    _revive(day)
 
 
 def the_driver_is_killed(day: Day) -> None:
@@ -194,17 +237,6 @@ DAY: tuple[tuple[float, Callable[[Day], None]], ...] = (
 """From which share of the trials on, what."""
 
 
-def _revive(day: Day) -> None:
-    """Starts nodes again that gave up without a head, as whatever runs a cluster does; node a stays dead."""
-    deadline = time.monotonic() + GIVEN_UP_S
-    while time.monotonic() < deadline and day.ended() < len(day.whole.trials):
-        for name in day.cluster.nodes:
-            if name not in ("a", "head") and day.cluster.gone(name):
-                day.restart(name)
-                day.say(f"node {name} started again")
-        time.sleep(1)
-
-
 # --- Whether anything is left of it ----------------------------------------------------------------------------------
 
 
@@ -222,27 +254,89 @@ def check(day: Day, undisturbed: Home) -> None:
     kill_sweep.check_optuna(day.database.url, day.whole)
 
 
+def undisturbed(whole: Plan, home: Home) -> None:
+    """The same sweep in this process, where walks do not pause: no number comes from a clock."""
+    with mock.patch.object(origin.module(whole.study.origin), "time", SimpleNamespace(sleep=lambda _seconds: None)):
+        run(whole, Options(home=home, local=True))
+
+
 @contextlib.contextmanager
-def beginning(folder: Path, whole: Plan, minute: float, workers: Sequence[str] = WORKERS) -> Iterator[Day]:
-    """Everything up, nothing asked yet."""
-    with contextlib.ExitStack() as held:
-        cluster = held.enter_context(ray_nodes.Cluster())
-        store = held.enter_context(s3.serving(cluster.gateway))
-        store.bucket("day")
-        tracker = held.enter_context(services.mlflow(_made(folder / "mlflow"), cluster.gateway))
-        database = held.enter_context(services.postgresql(folder / "postgresql"))
-        cluster.environment |= store.environment  # keys do not travel: each node has its own
-        day = Day(cluster, store, tracker, database, folder, whole, minute)
-        cluster.head()
-        for name in workers:
-            day.join(name)
-        day.join("desk", cpus=0)
-        store.plan(share=SHARE)
-        try:
+def beginning(
+    folder: Path,
+    whole: Plan,
+    minute: float,
+    *,
+    cut_s: float,
+    workers: Sequence[str] = WORKERS,
+    cpus: int = 2,
+    limit_s: float = LIMIT_S,
+    isolated: bool | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Day]:
+    """Everything up, nothing asked yet; in the end nothing of it is left, however it ends.
+
+    Args:
+        folder: for all that it keeps.
+        whole: the sweep.
+        minute: how long servers are down, in seconds.
+        cut_s: how long a node is cut off.
+        workers: names of the nodes there are at first.
+        cpus: of each, a trial on each.
+        limit_s: how long it may take.
+        isolated: nodes have networks of their own (default: where they may).
+        settings: of Ray, as environment variables of every node.
+
+    Raises:
+        AssertionError: all went well, and yet something outlived it.
+    """
+    try:
+        with contextlib.ExitStack() as held:
+            cluster = held.enter_context(ray_nodes.Cluster(isolated=isolated, environment=settings))
+            store, tracker, database = _servers(held, folder, cluster)
+            day = Day(cluster, store, tracker, database, folder, whole, minute, cut_s, cpus, limit_s)
+            cluster.head()
+            for name in workers:
+                day.join(name, cpus, wait=False)
+            day.join("desk", 0, wait=False)
+            tracker.start()  # meanwhile
+            cluster.await_up(*workers, "desk")
+            store.plan(share=SHARE)
+            held.callback(_kill_driver, day)
             yield day
-        finally:
-            if day.driver is not None and day.driver.poll() is None:
-                os.killpg(day.driver.pid, 9)
+    except BaseException:
+        _end_what_is_left(folder)
+        raise
+    assert not orphans(folder), "something of it is still running"
+
+
+def _servers(
+    held: contextlib.ExitStack, folder: Path, cluster: ray_nodes.Cluster
+) -> tuple[s3.S3, services.MLflow, services.PostgreSQL]:
+    """The object store and PostgreSQL, up; MLflow's server, to be started. The nodes will have the store's key."""
+    store = held.enter_context(s3.serving(cluster.gateway))
+    store.bucket("day")
+    cluster.environment |= store.environment  # keys do not travel
+    (folder / "mlflow").mkdir(parents=True)
+    tracker = services.MLflow(folder / "mlflow", cluster.gateway)
+    held.callback(tracker.kill)
+    # As root PostgreSQL is another user, who may lose its way into the folder when the next pytest begins.
+    return store, tracker, held.enter_context(services.postgresql(cluster.folder / "postgresql"))
+
+
+def _kill_driver(day: Day) -> None:
+    if day.driver is not None and day.driver.poll() is None:
+        os.killpg(day.driver.pid, 9)
+        day.driver.wait()
+
+
+def _end_what_is_left(folder: Path) -> None:
+    """Of a day that failed; what a killed driver started ends by itself in time."""
+    deadline = time.monotonic() + PARTING_S
+    while orphans(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in orphans(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 9)
 
 
 def orphans(folder: Path) -> list[int]:
@@ -256,45 +350,37 @@ def orphans(folder: Path) -> list[int]:
     return found
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
 def live(day: Day, events: tuple[tuple[float, Callable[[Day], None]], ...] = DAY) -> None:
     """Runs the sweep through the events to its end.
 
     Raises:
-        AssertionError: the driver failed.
+        AssertionError: the driver failed, or the limit is over.
     """
     day.begun = time.monotonic()
     day.start("run")
     for share, event in events:
-        day.wait(share)
-        event(day)
-    assert day.driver is not None
-    assert day.driver.wait(LIMIT_S) == 0, day.last_words()
+        if event is not a_cable_is_pulled or day.cluster.isolated:
+            day.wait(share)
+            event(day)
+    day.finish()
     day.say(f"all {len(day.whole.trials)} trials done")
 
 
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", choices=("day", "hour"), default="day", help="60 trials of 48 s, or 12 of 5 s")
+    parser.add_argument("--study", choices=("day", "hour"), default="day", help="60 trials of 48 s, or 16 of 7 s")
     parser.add_argument("--minute", type=float, default=60.0, help="how long servers are down, in seconds")
     parser.add_argument("--home", type=Path, help="kept; default: a temporary folder")
     args = parser.parse_args()
     folder = args.home or Path(tempfile.mkdtemp(prefix="day-"))
-    undisturbed = Home(folder / "undisturbed")
-    whole = plan(getattr(walks, args.study), "smoke")
-    # They sleep, so twenty share a core.
-    run(whole, Options(home=undisturbed, cpus_per_trial=0.1))
-    with beginning(folder, whole, args.minute) as day:
+    same, whole = Home(folder / "undisturbed"), plan(getattr(walks, args.study), "smoke")
+    undisturbed(whole, same)
+    with beginning(folder, whole, args.minute, cut_s=args.minute / 2) as day:
         live(day)
         day.store.plan()
         os.environ |= day.store.environment | {"ABLATE_CACHE": str(folder / "disks" / "reader")}
-        check(day, undisturbed)
-    assert not orphans(folder), "something of it is still running"
+        check(day, same)
     print(json.dumps({"story": day.story, "drivers": day.starts, "frame": "equal"}, indent=2))
     if not args.home:
         shutil.rmtree(folder)

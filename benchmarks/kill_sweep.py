@@ -288,7 +288,10 @@ def check_optuna(url: str, whole: Plan) -> None:
     import optuna
 
     wanted = {trial.id for trial in whole.trials}
-    stored = optuna.load_study(study_name=whole.sweep, storage=url).get_trials(deepcopy=False)
+    storage = optuna.storages.RDBStorage(url)
+    stored = optuna.load_study(study_name=whole.sweep, storage=storage).get_trials(deepcopy=False)
+    storage.remove_session()
+    storage.engine.dispose()  # else its connection is open when the server goes
     found = Counter(trial.user_attrs["trial"] for trial in stored)
     assert set(found) == wanted, "Optuna's trials are not the log's"
     assert set(found.values()) == {1}, "a trial is twice in Optuna's storage"

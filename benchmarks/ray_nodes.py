@@ -79,18 +79,15 @@ class Cluster:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         self.credentials = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        if self.isolated:
-            self.subnet = self._bridge()
+        try:
+            if self.isolated:
+                self.subnet = self._bridge()
+        except BaseException:
+            self.held.close()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for name in reversed(list(self.nodes)):
-            self.kill(name)
-        for node in self.nodes.values():
-            if node.namespace:
-                _ip("netns", "delete", node.namespace)
-        if self.isolated:
-            _ip("link", "delete", self.mark)
         self.held.close()
 
     @property
@@ -104,13 +101,25 @@ class Cluster:
         return f"{self.nodes['head'].address}:{PORT}"
 
     def head(self, *, cpus: int = 0, dashboard: bool = False, **more: object) -> Node:
-        """Starts the head, by default one that trains nothing."""
-        where = ["--head", f"--port={PORT}", f"--include-dashboard={str(dashboard).lower()}", "--dashboard-port=8265"]
-        return self._new("head", [*where, *_asked(cpus, **more)])
+        """Starts the head, by default one that trains nothing; returns when it is up.
 
-    def join(self, name: str, *, cpus: int = 1, **more: object) -> Node:
-        """Starts one more node; `more`: gpus, resources, labels."""
-        return self._new(name, [f"--address={self.address}", *_asked(cpus, **more)])
+        `more`: gpus, resources, labels; autoscaling: the file that says which nodes it may start.
+        """
+        where = ["--head", f"--port={PORT}", f"--include-dashboard={str(dashboard).lower()}", "--dashboard-port=8265"]
+        return self._new("head", [*where, *_asked(cpus, **more)], wait=True)
+
+    def join(self, name: str, *, cpus: int = 1, wait: bool = True, **more: object) -> Node:
+        """Starts one more node; `wait`: until it is up, else see `await_up`; `more`: gpus, resources, labels."""
+        return self._new(name, [f"--address={self.address}", *_asked(cpus, **more)], wait=wait)
+
+    def await_up(self, *names: str) -> None:
+        """Returns when nodes that were started without waiting are up.
+
+        Raises:
+            RuntimeError: one is not, with what it said last.
+        """
+        for name in names:
+            self._await(self.nodes[name])
 
     def kill(self, name: str) -> None:
         """Ends all processes of a node at once, as when its power goes."""
@@ -131,10 +140,12 @@ class Cluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
 
-    def restart(self, name: str) -> None:
-        """Starts a killed node, or one that gave up, again: same address, same options."""
+    def restart(self, name: str, *, wait: bool = True) -> None:
+        """Starts a killed node, or one that gave up, again: same address, same options; `wait`: as for `join`."""
         self.kill(name)
         self._start(self.nodes[name])
+        if wait:
+            self.await_up(name)
 
     def gone(self, name: str) -> bool:
         """Whether the node was killed, or gave up by itself."""
@@ -162,14 +173,17 @@ class Cluster:
         assert self.isolated, "only a node with a network of its own can be cut off"
         _ip("link", "set", f"{self.mark}{list(self.nodes).index(name)}", state)
 
-    def _new(self, name: str, options: Sequence[str]) -> Node:
+    def _new(self, name: str, options: Sequence[str], *, wait: bool) -> Node:
         number = len(self.nodes)
         host = f"{self.subnet}.{number + 2}" if self.isolated else f"127.0.0.{number + 2}"
         node = Node(name, host, options, f"{self.mark}-{name}" if self.isolated else "")
         self.nodes[name] = node
         if self.isolated:
             self._wire(node, number)
+        self.held.callback(self.kill, name)
         self._start(node)
+        if wait:
+            self.await_up(name)
         return node
 
     def _start(self, node: Node) -> None:
@@ -196,10 +210,9 @@ class Cluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._await(node, folder / "output")
 
-    def _await(self, node: Node, output: Path) -> None:
-        deadline = time.monotonic() + UP_S
+    def _await(self, node: Node) -> None:
+        output, deadline = self.folder / node.name / "output", time.monotonic() + UP_S
         assert node.process is not None
         while "Ray runtime started" not in output.read_text(errors="replace"):
             if node.process.poll() is not None or time.monotonic() > deadline:
@@ -209,6 +222,7 @@ class Cluster:
     def _bridge(self) -> str:
         """A bridge of its own; returns its network's first three numbers."""
         _ip("link", "add", self.mark, "type", "bridge")
+        self.held.callback(_ip, "link", "delete", self.mark)
         while True:
             subnet = f"10.{200 + secrets.randbelow(50)}.{secrets.randbelow(256)}"
             if f" {subnet}." not in subprocess.run(["ip", "address"], capture_output=True, text=True).stdout:
@@ -221,7 +235,9 @@ class Cluster:
         """A namespace, and a cable from it to the bridge."""
         cable, space = f"{self.mark}{number}", node.namespace
         _ip("netns", "add", space)
+        self.held.callback(_ip, "netns", "delete", space)
         _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+        self.held.callback(_ip, "link", "delete", cable)  # it would stay while a socket waits for one who is gone
         _ip("link", "set", cable, "master", self.mark, "up")
         _ip("-n", space, "address", "add", f"{node.address}/24", "dev", "eth0")
         for name in ("eth0", "lo"):
@@ -229,8 +245,11 @@ class Cluster:
         _ip("-n", space, "route", "add", "default", "via", self.gateway)
 
 
-def _asked(cpus: int, *, gpus: int = 0, resources: str = "", labels: str = "") -> list[str]:
+def _asked(
+    cpus: int, *, gpus: int = 0, resources: str = "", labels: str = "", autoscaling: Path | None = None
+) -> list[str]:
     words = [f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+    words += [f"--autoscaling-config={autoscaling}"] if autoscaling else []
     words += [f"--resources={resources}"] if resources else []
     return words + ([f"--labels={labels}"] if labels else [])
 

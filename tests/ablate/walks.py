@@ -141,7 +141,7 @@ def study(name: str, arms: dict[str, Any], blocks: int, method: str = "walk", **
 walk = study("walk", {"still": Walk(), "right": Walk(drift=1.0)}, blocks=3)
 kills = study("kills", {f"d{k}": Walk(drift=0.1 * k, epochs=6, pause=0.02) for k in range(8)}, blocks=25)
 day = study("day", {f"d{k}": Walk(drift=0.1 * k, epochs=12, pause=4.0) for k in range(4)}, blocks=15)
-hour = study("hour", {f"d{k}": Walk(drift=0.1 * k, epochs=12, pause=0.4) for k in range(4)}, blocks=3)
+hour = study("hour", {f"d{k}": Walk(drift=0.1 * k, epochs=12, pause=0.6) for k in range(4)}, blocks=4)
 trivial = study("trivial", {f"v{k}": Nothing(value=float(k)) for k in range(10)}, blocks=100, method="nothing")
 
 
