@@ -266,7 +266,17 @@ class Config:
         require(self.crop is None or self.crop >= 8, self, "crop", "none, or at least 8")
         require(0 <= self.margin_warm_up <= 1, self, "margin_warm_up", "a share of the epochs, between 0 and 1")
         require(self.evaluate_every >= 0, self, "evaluate_every", "at least 0")
+        _check_network(self)
         _check_head(self)
+
+
+def _check_network(config: Config) -> None:
+    """What a network does not have cannot be asked of it: it would be left out without a word."""
+    lenet, of = config.network == "lenetpp", f"with network={config.network!r}"
+    require(lenet or config.activation == "none", config, "activation", f"'none' {of}, which has its own")
+    require(not lenet or config.stem == "small", config, "stem", f"'small' {of}, which has one of its own")
+    fixed = config.stem == "imagenet"
+    require(not fixed or config.width == 64, config, "width", f"64 {of} and stem='imagenet', which are torchvision's")
 
 
 def _check_head(config: Config) -> None:
@@ -625,6 +635,7 @@ def _training_set(config: Config, data: Data, device: str) -> tuple[Tensor, Tens
     for name, images, allowed in (
         ("train", data.train, range(len(data.classes))),
         ("test", data.test, range(len(data.classes))),
+        *((name, images, range(len(data.classes))) for name, images in data.others.items() if name == "validation"),
         *((name, images, (NEGATIVE,)) for name, images in data.others.items() if name.startswith("negative")),
         *((name, images, (UNKNOWN,)) for name, images in data.others.items() if name == "unknown"),
     ):

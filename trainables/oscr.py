@@ -218,8 +218,11 @@ def scale(probability: float, classes: int) -> int:
 def margin_bound(head: Literal["cos", "ang"], classes: int, features: int) -> float:
     """The largest margin that C centres in K dimensions leave room for.
 
-    On a circle (K = 2) neighbours are 2 pi / C apart; otherwise a simplex, the best for K >= C - 1, bounds it.
+    On a circle (K = 2) neighbours are 2 pi / C apart, on a line (K = 1) only two classes are apart at all; otherwise a
+    simplex, the best for K >= C - 1, bounds it.
     """
+    if features == 1 and classes > 2:
+        return 0.0
     if features == 2 and classes > 2:
         return 1 - math.cos(2 * math.pi / classes) if head == "cos" else 2 * math.pi / classes
     return classes / (classes - 1) if head == "cos" else math.acos(-1 / (classes - 1))

@@ -187,6 +187,28 @@ def test_projection_leaves_unit_columns_and_no_graph():
     torch.testing.assert_close(raw, batch()[1], rtol=0, atol=0)
 
 
+def test_two_steps_with_momentum_leave_the_sphere_and_are_projected_without_carrying_the_momentum_along():
+    """In NumPy: gradients at the projected centres, plain SGD with momentum from there."""
+    phi, W, y = batch()
+    y, s, rate = y.clamp_min(0), 7.0, 0.3
+    centres = torch.nn.Parameter(W.clone())
+    optimizer = torch.optim.SGD([centres], lr=rate, momentum=0.9)
+    u = (phi / phi.norm(dim=1, keepdim=True)).numpy()
+    own = np.eye(4)[y.numpy()]
+    expected, velocity = W.numpy().copy(), 0.0
+    for _ in range(2):
+        expected /= np.linalg.norm(expected, axis=0)
+        z = s * (u @ expected - 0.35 * own)
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        velocity = 0.9 * velocity + s * u.T @ (p - own) / len(y)
+        expected = expected - rate * velocity
+        optimizer.zero_grad()
+        margins.cross_entropy(margins.logits(named("cosface"), phi, centres, y, s=s), y).backward()
+        optimizer.step()
+        np.testing.assert_allclose(centres.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert (np.abs(np.linalg.norm(expected, axis=0) - 1) > 1e-3).all(), "the step leaves the sphere"
+
+
 def test_a_batch_of_negatives_alone_has_no_class_loss_and_keeps_its_regulariser():
     phi, W, _ = batch()
     y = torch.full((12,), -1)
@@ -221,6 +243,48 @@ def test_the_margin_rises_linearly_over_its_share_of_training():
     assert rising[:11] == pytest.approx([0.05 * epoch for epoch in range(11)])
     assert set(rising[10:]) == {0.5}
     assert margins.ramped_margin(named("sphereface", margin_warm_up=0.5, epochs=4), 0) == 1.0
+
+
+# Crops and flips
+
+
+def placed(count, side):
+    """Grey images whose pixels say which image, row and column they are."""
+    n, rows, columns = torch.meshgrid(*map(torch.arange, (count, side, side)), indexing="ij")
+    return (n * side * side + rows * side + columns)[:, None].float()
+
+
+def test_every_image_is_cropped_somewhere_of_its_own_and_half_are_flipped():
+    side, crop, count = 12, 8, 600
+    x = placed(count, side)
+    found = margins.augmented(Config(crop=crop, flip=True), x, torch.Generator().manual_seed(0))
+    corners, flips = set(), 0
+    for n, image in enumerate(found):
+        flipped = bool(image[0, 0, 0] > image[0, 0, 1])
+        image = image.flip(2) if flipped else image
+        row, column = divmod(int(image[0, 0, 0]) - n * side * side, side)
+        assert torch.equal(image, x[n, :, row : row + crop, column : column + crop])
+        corners.add((row, column))
+        flips += flipped
+    assert corners == {(row, column) for row in range(5) for column in range(5)}
+    assert 240 < flips < 360
+    assert margins.augmented(Config(), x, torch.Generator()) is x
+    assert torch.equal(margins.augmented(Config(crop=side), x, torch.Generator()), x)
+
+
+def test_the_middle_of_an_image_is_evaluated():
+    data = open_set()
+    middle = Images(data.test.pixels[:, 2:14, 2:14], data.test.labels)
+    config = named("softmax", network="resnet18", width=4, crop=12, epochs=1, batch=8)
+    (epoch,) = margins.train(config, data, seed=0, device="cpu")
+    network = lenetpp.rebuild(epoch.state()["network"], epoch.state()["weights"])
+    cut = Data(data.spec, data.classes, data.train, middle, {}, data.mean, data.std)
+    for values, whole in zip(
+        margins.evaluated(config, network, cut, 13.0, "cpu")["test"].values(),
+        epoch.state()["outputs"]["test"].values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(values, whole, rtol=0, atol=0)
 
 
 # LeNet++
@@ -320,6 +384,9 @@ def test_weights_come_from_the_generator_alone_and_are_rebuilt():
         ({"features": "C+2"}, "features='C\\+2' is not allowed"),
         ({"probability": 1.0}, "probability must be from 0.5"),
         ({"scale": 0.0}, "scale must be none, or above 0"),
+        ({"network": "resnet18", "activation": "prelu"}, "activation must be 'none' with network='resnet18'"),
+        ({"stem": "imagenet"}, "stem must be 'small' with network='lenetpp'"),
+        ({"network": "resnet50", "stem": "imagenet"}, "width must be 64 with network='resnet50' and stem='imagenet'"),
     ],
 )
 def test_configs_that_contradict_themselves_are_refused(fields, message):
@@ -339,6 +406,9 @@ def test_a_margin_without_room_is_refused_and_the_thesiss_fits():
         margins.check_margin(named("cos_eos"), 10, 2)
     with pytest.raises(ConfigError, match=r"leave room for 1\.1111"):
         margins.check_margin(named("cos_eos", margin=1.2), 10, 10)
+    with pytest.raises(ConfigError, match="3 classes in 1 dimensions leave room for 0 at most"):
+        margins.check_margin(named("arc_eos"), 3, 1)
+    margins.check_margin(named("arc_eos"), 2, 1)
 
 
 def test_a_scale_below_its_bound_is_warned_of_and_used(caplog):
@@ -357,9 +427,10 @@ def test_data_that_does_not_suit_the_loss_is_refused():
     with pytest.raises(ConfigError, match=r"the protocol 'toys' has no negative classes.*digits-toy"):
         next(margins.train(named("cos_os", width=4), open_set(), seed=0, device="cpu"))
     test = open_set().test
-    wrong = negatives_data(negative_train=Images(test.pixels, np.full(len(test.labels), -3)))
-    with pytest.raises(ConfigError, match="label -3 in the negative_train images"):
-        next(margins.train(named("cos_os", width=4), wrong, seed=0, device="cpu"))
+    for name, label in (("negative_train", -3), ("negative", 0), ("validation", 3), ("unknown", -1)):
+        wrong = negatives_data(**{name: Images(test.pixels, np.full(len(test.labels), label))})
+        with pytest.raises(ConfigError, match=f"label {label} in the {name} images"):
+            next(margins.train(named("cos_os", width=4), wrong, seed=0, device="cpu"))
 
 
 def test_training_lowers_the_loss_and_separates_negatives_by_their_norm():
