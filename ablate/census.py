@@ -19,6 +19,8 @@ LOOK_S = 1.0
 PROBE_S, HASTE_S = 120.0, 15.0
 """A node answers within seconds of its first worker's start; after HASTE_S who has not answered is not waited for."""
 FORGOTTEN_S = 15.0
+MOST = 32
+"""Places that a cluster is asked for at a time; it starts no more nodes than it may."""
 
 
 class Census:
@@ -43,6 +45,8 @@ class Census:
             self._hear(timeout_s=0.5)
         self.news.clear()
         self._count()
+        if not (self.slots or self.news):
+            self.news.append(Slots(0, (), self.too_little()))
 
     def watch(self) -> None:
         """Looks again and again, until the cluster has had no use for this process for some time."""
@@ -53,7 +57,7 @@ class Census:
             self._look()
             self._hear(timeout_s=0.0)
             self._count()
-            if self.slots and any(node.id == me for node in self.there):
+            if (self.slots or self.resources.elastic) and any(node.id == me for node in self.there):
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > FORGOTTEN_S:
                 return
@@ -130,7 +134,36 @@ class Census:
         now = tuple(sorted(node.id for node in usable))
         if now != self.told:
             self.told = now
-            self.news.append(Slots(self.slots, tuple(sorted(node.host for node in usable))))
+            why = "" if self.slots else self.too_little()
+            self.news.append(Slots(self.slots, tuple(sorted(node.host for node in usable)), why))
+
+
+class Demand:
+    """Trials that wait, as an elastic cluster's autoscaler sees them: placement groups that nobody uses.
+
+    They are the driver's, and go with it however it ends; a standing order for nodes would outlive it.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        self.groups: list[Any] = []
+        self.looked = -LOOK_S
+
+    def want(self, count: int) -> None:
+        """So many places more than there are. One that has come about is given up for the trial that waits for it."""
+        if not self.resources.elastic or time.monotonic() - self.looked < LOOK_S:
+            return
+        from ray.util import placement_group, remove_placement_group
+
+        self.looked, count = time.monotonic(), min(count, MOST)
+        there = [group for group in self.groups if group.wait(timeout_seconds=0.01)]
+        self.groups = [group for group in self.groups if group not in there]
+        for group in [*there, *self.groups[count:]]:
+            remove_placement_group(group)
+        self.groups = self.groups[:count]
+        labels = [nodes.selector(self.resources.labels, ())] if self.resources.labels else None
+        while len(self.groups) < count:
+            self.groups.append(placement_group([self.resources.bundle()], bundle_label_selector=labels))
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ class Dispatch:
 
     def open(self, log: Log, slots: int) -> None:
         """From now on hands may be taken, so many at a time."""
-        self.log, self.slots = log, slots
+        self.log, self.slots = log, max(1, slots)
         if self.helm.steered.arms:
             self.watch(Event("ordered", why=self.helm.steered.text, steered=self.helm.steered.arms))
 
@@ -137,7 +137,8 @@ class Dispatch:
         dealt = tuple((trial, self.attempts[trial.id]) for trial in trials)
         avoid, (gpus, probe) = self.blame.avoid(idents), self.packing.give(idents)
         token = self.helm.token(self.handed)
-        return Hand(self.handed, dealt, HAND_S, gpus=gpus, avoid=avoid, token=token, probe=probe)
+        behind = self.scheduler.waiting // max(1, len(trials))
+        return Hand(self.handed, dealt, HAND_S, gpus=gpus, avoid=avoid, token=token, probe=probe, behind=behind)
 
     def _deal(self) -> list[Trial]:
         size = self.pace.size(self.left, self.slots)
@@ -189,6 +190,8 @@ class Dispatch:
             elif isinstance(message, Slots):
                 self.slots = max(1, message.count)
                 self.log.append("slots", durable=False, count=message.count, hosts=message.hosts)
+                if message.why:
+                    self.watch(Event("waiting", why=f"for a node that can take a trial: {message.why}"))
             elif isinstance(message, Shut):
                 self.log.append("avoided", durable=False, node=message.node, host=message.host, why=message.why)
                 self.watch(Event("avoided", why=f"{message.host} gets no trials: {message.why}"))
@@ -331,6 +334,8 @@ class Dispatch:
 
     def _lost(self, lost: Lost) -> None:
         """What is lost with its worker, by cause; a trial that had not begun lost nothing."""
+        if lost.hand is None and not self.hands:  # nothing is lost, and nobody else would say so
+            self.watch(Event("waiting", why=redact(lost.why)))
         here = self.blame.host(lost.node) in ("", socket.gethostname())
         killed = self.kernel.killed() and here
         for number in list(self.hands) if lost.hand is None else [lost.hand]:

@@ -12,7 +12,7 @@ from ablate.plan import Plan
 class Event:
     """What `watch` hears, in the driver's process, after the log has it."""
 
-    kind: Literal["started", "epoch", "ended", "lost", "avoided", "stopped", "ordered", "grown"]
+    kind: Literal["started", "epoch", "ended", "lost", "avoided", "waiting", "stopped", "ordered", "grown"]
     trial: str = ""
     attempt: int = 1
     epoch: int = 0
@@ -22,7 +22,7 @@ class Event:
     record: Record | None = None
     """For 'ended'."""
     why: str = ""
-    """For 'lost', for 'avoided' (which node, and why), and for 'ordered' (what, and by whom)."""
+    """For 'lost', for 'avoided' (which node, and why), for 'waiting' (for what) and for 'ordered' (what, by whom)."""
     plan: Plan | None = None
     """For 'grown': the plan with what a tuning study tries next, or what an order added."""
     steered: Mapping[str, str] | None = None

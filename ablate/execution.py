@@ -40,7 +40,9 @@ class Options:
     labels: Mapping[str, str] = field(default_factory=dict)
     """That a trial's node must have; a value may be !other, in(a,b) or !in(a,b)."""
     patience: float = AWAY_S
-    """Seconds that a cluster may be away before the sweep stops."""
+    """Seconds that a cluster may be away, or have no node for a trial, before the sweep stops."""
+    elastic: bool = False
+    """The cluster starts nodes when trials wait; it is asked for them."""
     mlflow: str | None = None
     """Tracking URI; None: not tracked."""
     optuna: str | None = None
@@ -80,7 +82,7 @@ def executor_of(plan: Plan, options: Options) -> Executor:
     """What runs the hands: Ray, or this process.
 
     Raises:
-        Refused: in this process, with more GPUs than this machine has.
+        Refused: in this process, with more GPUs than this machine has; an elastic cluster without an address.
     """
     job = job_of(plan, options)
     if options.local:
@@ -88,8 +90,11 @@ def executor_of(plan: Plan, options: Options) -> Executor:
             _require_gpus_here(_gpus(plan, options))
         return InProcess(job)
     cpus, gpus = _cpus(plan, options), _gpus(plan, options)
-    resources = Resources(cpus, gpus, options.slots, options.resources, options.labels)
-    return Cluster(job, resources, _address(options), options.patience)
+    address = _address(options)
+    if options.elastic and address is None:
+        raise Refused("--elastic asks a Ray cluster for nodes, and none is named: give --address, or leave it out.")
+    resources = Resources(cpus, gpus, options.slots, options.resources, options.labels, options.elastic)
+    return Cluster(job, resources, address, options.patience)
 
 
 def check_packing(plan: Plan, options: Options) -> None:

@@ -68,6 +68,8 @@ class Slots:
 
     count: int
     hosts: tuple[str, ...]
+    why: str = ""
+    """With none: why no node carries a trial."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ class Cluster:
         self.joined = False
         """The cluster was there once."""
         self.away_since: float | None = None
+        self.bare_since: float | None = None
+        """Since when no node of an elastic cluster carries a trial."""
 
     def __enter__(self) -> "Cluster":
         if self.address is not None:
@@ -206,6 +210,7 @@ class Cluster:
                         self.failures = 0
                     if not all(isinstance(message, Slots | Shut | Lost) for message in messages):
                         self.away_since = None
+                    self._note(messages)
                     yield messages
                 return
             except _Died as error:
@@ -214,6 +219,19 @@ class Cluster:
             yield [Lost(None, why + waits)]
             self._restart(why)
             self.slots()
+
+    def _note(self, messages: list[Said]) -> None:
+        """Keeps account of how long an elastic cluster has had no node for a trial.
+
+        Raises:
+            Unavailable: for too long.
+        """
+        for message in messages:
+            if isinstance(message, Slots):
+                self.bare_since = None if message.count else time.monotonic()
+        if self.resources.elastic and self.bare_since and time.monotonic() - self.bare_since > self.patience_s:
+            waited = f"had no node for a trial for {self.patience_s:g} s, see --patience"
+            raise Unavailable(f"the Ray cluster at {self.address} {waited}. {KEPT}")
 
     def stop(self) -> None:
         """See `Executor`."""

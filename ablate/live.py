@@ -33,6 +33,8 @@ class State:
         self._entries = dict(entries)
         self.avoided = ""
         """The node that was left out last, and why."""
+        self.waiting = ""
+        """What the sweep waits for, until something goes on."""
         self._epochs: dict[str, int] = {}
         self._steered: Mapping[str, str] = {}
         self._ended = 0
@@ -52,8 +54,10 @@ class State:
                 self._steered = event.steered or {}
             elif event.kind == "avoided":
                 self.avoided = event.why
+            elif event.kind == "waiting":
+                self.waiting = f"waiting {event.why}"
             elif event.kind == "started":
-                self._epochs[event.trial] = 0
+                self._epochs[event.trial], self.waiting = 0, ""
             elif event.kind == "epoch":
                 self._epochs[event.trial] = event.epoch
             else:
@@ -124,8 +128,8 @@ class LiveView:
         if found.failures:
             last = found.failures[-FAILURES_SHOWN:]
             parts += ["", terminal.heading("Failed"), *(_failure(trial, record) for trial, record in last)]
-        if self._state.avoided:
-            parts += ["", Text(self._state.avoided, style="yellow", no_wrap=True, overflow="ellipsis")]
+        for notice in filter(None, [self._state.avoided, self._state.waiting]):
+            parts += ["", Text(notice, style="yellow", no_wrap=True, overflow="ellipsis")]
         if found.remaining:
             parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
         return Group(*parts)
@@ -162,6 +166,8 @@ class Lines:
             )
         if event.kind == "avoided":
             self._out.print(f"avoided  {event.why}", soft_wrap=True)
+        if event.kind == "waiting":
+            self._out.print(f"waiting  {event.why}", soft_wrap=True)
         if event.kind == "ordered":
             self._out.print(f"ordered  {event.why}", soft_wrap=True)
         if event.kind != "ended" or event.record is None:

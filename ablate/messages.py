@@ -49,6 +49,8 @@ class Hand:
     """What a stop file must say to be meant for this hand."""
     probe: bool = False
     """Its trials have a GPU to themselves until it is known what they take of it; then they are handed back."""
+    behind: int = 0
+    """How many more like it are waiting."""
 
 
 @dataclass(frozen=True)

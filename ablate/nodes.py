@@ -40,6 +40,8 @@ class Resources:
     """Resources that nodes were started with, by their names."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that a node must have; a value may be !other, in(a,b) or !in(a,b)."""
+    elastic: bool = False
+    """The cluster starts nodes when trials wait: it is asked for them, and they are waited for."""
 
     def bundle(self, gpus: float | None = None) -> dict[str, float]:
         """As Ray names them, those that are more than none."""

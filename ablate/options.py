@@ -153,6 +153,11 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for a cluster that went away (default: 1800)",
     )
     group.add_argument(
+        "--elastic",
+        action="store_true",
+        help="the cluster starts nodes when trials wait: ask it for them, and wait for the first, too",
+    )
+    group.add_argument(
         "--hang-after",
         metavar="SECONDS",
         type=amount(zero=True),

@@ -74,6 +74,11 @@ class Scheduler:
         """Wanted trials that have not ended and are not cancelled."""
         return len(self.ready) + len(self.aside) + len(self.blocked) - self.blocked_off + len(self.handed)
 
+    @property
+    def waiting(self) -> int:
+        """Those that could start now."""
+        return len(self.ready)
+
     def withhold(self, paused: frozenset[str], cancelled: frozenset[str]) -> None:
         """From now on hands out none of these, but all others again. What is handed out already is not concerned."""
         free = [*(self.idents[place] for place in self.ready), *self.aside, *self.off]

@@ -25,7 +25,7 @@ from typing import Any
 import ray
 
 from ablate import nodes, parcel, processes
-from ablate.census import LOOK_S, Census, survey
+from ablate.census import LOOK_S, Census, Demand, survey
 from ablate.executors import LATER_S, Lost
 from ablate.messages import Back, Began, Hand, Job, Message, Place
 from ablate.nodes import Question
@@ -60,7 +60,7 @@ def main(connection_fd: int, lifeline_fd: int) -> None:
             connection.send(("seen", survey(_about_home(wanted, job, folder))))
             return
         census = Census(wanted, _about_home(Question(), job, folder) if address else None)
-        if not census.slots:
+        if not census.slots and not wanted.elastic:
             raise TooLittle(census.too_little())
     except (TooLittle, parcel.TooLarge) as error:
         connection.send(("refused", str(error)))
@@ -242,16 +242,19 @@ def _feed(connection: Connection, job: bytes, census: Census) -> Any:
             super().__init__()
             self.live: dict[str, float | None] = {}
             """Tune's trial -> the GPUs of its hand."""
+            self.demand, self.behind = Demand(census.resources), 1
 
         def suggest(self, trial_id: str) -> Any:
             while census.news:
                 connection.send(("told", census.news.pop(0)))
+            self.demand.want(min(self.behind, (census.resources.slots or sys.maxsize) - census.slots))
             if not census.room(self.live.values()):
                 if not self.live:
                     time.sleep(LATER_S)
                 return None
             connection.send(("take", None))
             hand: Hand | None = connection.recv()
+            self.behind = 0 if hand is None else hand.behind
             if hand is None:
                 return str(Searcher.FINISHED)
             if not hand.trials:

@@ -21,7 +21,7 @@ HOW = (
     *("mlflow", "optuna"),
 )
 PAIRS = ("resource", "label")
-FLAGS = ("local", "pack", "fresh", "retry_failed", "quiet")
+FLAGS = ("local", "elastic", "pack", "fresh", "retry_failed", "quiet")
 """Options that say how to run, with a value, with several and without; whoever goes on wants them again."""
 
 
@@ -76,6 +76,7 @@ def driver_options(home: Home, args: argparse.Namespace) -> "Options":
         resources=dict(args.resource),
         labels=dict(args.label),
         patience=AWAY_S if args.patience is None else args.patience,
+        elastic=args.elastic,
         mlflow=options.sink(args.mlflow, home.mlflow),
         optuna=options.sink(args.optuna, home.optuna),
         hang_after=math.inf if args.hang_after == 0 else args.hang_after,

@@ -58,6 +58,18 @@ def test_a_node_that_is_left_out_is_seen(wanted: Plan) -> None:
     assert why in captured.get()
 
 
+def test_what_is_waited_for_stands_there_until_a_trial_begins(wanted: Plan) -> None:
+    out, why = screen(100), "for a node that can take a trial"
+    view, lines = live.LiveView(wanted, {}, out), live.Lines(wanted, {}, out)
+    view.watch(Event("waiting", why=why))
+    assert f"waiting {why}" in drawn(view, out)
+    view.watch(Event("started", wanted.trials[0].id))
+    assert why not in drawn(view, out)
+    with out.capture() as captured:
+        lines.watch(Event("waiting", why=why))
+    assert captured.get() == f"waiting  {why}\n"
+
+
 def test_progress_counts_each_state_and_means_over_done_blocks_only(wanted: Plan) -> None:
     ids = {(cell.arm, cell.block.seed): cell.trial for cell in wanted.cells}
     trials = {trial.id: trial for trial in wanted.trials}

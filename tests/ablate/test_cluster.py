@@ -222,6 +222,61 @@ def test_a_node_killed_is_no_blame_and_one_that_joins_is_used(tmp_path: Path, mo
         assert {line["count"] for line in slots} >= {1}
 
 
+def autoscaling(folder: Path) -> Path:
+    """For a head that may start three nodes on its own machine, of one CPU each, and has none at first."""
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }
+    kinds = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "small": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 3},
+    }
+    config = {"cluster_name": "elastic", "max_workers": 3, "upscaling_speed": 9, "idle_timeout_minutes": 1}
+    config |= {"provider": provider, "available_node_types": kinds, "head_node_type": "ray.head.default"}
+    config |= {"auth": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False}
+    for moment in ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
+        config[f"{moment}_commands"] = []
+    (folder / "autoscaling.json").write_text(json.dumps(config))
+    return folder / "autoscaling.json"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ray_nodes.isolating(), reason="needs process namespaces: root on Linux")
+def test_an_elastic_cluster_starts_nodes_for_trials_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From none to as many as it may, by Ray's own autoscaler; without being told so the sweep is refused."""
+    asking = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with ray_nodes.Cluster(environment=asking) as cluster:
+        days(monkeypatch, cluster)
+        cluster.head(autoscaling=autoscaling(tmp_path))
+        with pytest.raises(Refused, match="and the cluster has 0"):
+            run(plan(LONG, "smoke"), Options(home=Home(tmp_path / "refused"), address=cluster.address))
+        day = Day(cluster, plan(LONG, "smoke"), Home(tmp_path / "home"), elastic=True)
+        day.over(Home(tmp_path / "alone"))
+        assert next(event.why for event in day.heard if event.kind == "waiting").startswith("for a node")
+        counts = [line["count"] for _, line in read(day.home.log(day.whole.sweep)) if line["kind"] == "slots"]
+        assert (counts[0], max(counts)) == (0, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ray_nodes.isolating(), reason="needs process namespaces: root on Linux")
+def test_an_elastic_cluster_that_starts_none_is_the_end_once_patience_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_nodes.Cluster() as cluster:
+        days(monkeypatch, cluster)
+        cluster.head()
+        result = run(
+            plan(LONG, "smoke"), Options(home=Home(tmp_path), address=cluster.address, elastic=True, patience=3.0)
+        )
+        assert result.interrupted
+        assert "had no node for a trial for 3 s, see --patience" in result.message
+        assert len(result.pending) == 4
+
+
 @pytest.mark.slow
 def test_a_head_killed_and_restarted_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ray_nodes.Cluster(environment=QUICK_TO_GIVE_UP) as cluster:

@@ -212,3 +212,22 @@ def test_nodes_that_come_go_or_lack_something_are_logged(desk):
     assert [(line["node"], line["host"]) for line in lines(desk, "avoided")] == [("n1", "far")]
     assert [(line["count"], line["hosts"]) for line in lines(desk, "slots")] == [(3, ["near"])]
     assert desk.slots == 3
+
+
+def test_what_is_waited_for_is_said_where_nothing_that_runs_tells_it(desk):
+    desk.hear([Slots(0, ("near",), "1 CPUs a trial are asked for"), Slots(1, ("near",))])
+    desk.hear([Lost(None, "the head is gone; waiting up to 9 s")])
+    desk.take()
+    desk.hear([Lost(None, "it is gone again")])
+    told = [event.why for event in desk.heard if event.kind == "waiting"]
+    assert told == [
+        "for a node that can take a trial: 1 CPUs a trial are asked for",
+        "the head is gone; waiting up to 9 s",
+    ]
+    assert [event.why for event in desk.heard if event.kind == "lost"] == ["it is gone again"]
+
+
+def test_a_hand_says_how_many_like_it_could_be_taken_now(desk):
+    assert [desk.take().behind for _ in range(3)] == [15, 14, 13]
+    desk.scheduler.withhold(frozenset(IDS[8:]), frozenset())
+    assert desk.take().behind == 4

@@ -123,6 +123,12 @@ def test_more_gpus_than_exist_are_refused_before_anything_is_written(tmp_path):
     assert list(home.logs.glob("*.jsonl")) == []
 
 
+def test_nodes_are_asked_of_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(Refused, match="--elastic asks a Ray cluster for nodes, and none is named"):
+        run(WHOLE, Options(home=Home(tmp_path), elastic=True))
+
+
 @pytest.mark.slow
 def test_an_existing_cluster_is_joined_and_left_as_it_was(tmp_path):
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
