@@ -87,6 +87,8 @@ class Protocol:
     `trainables.corrupted_files`."""
     held_out: float = 0.0
     """Share of the training images, known and negative, that validation gets."""
+    stratified: bool = False
+    """Whether it gets that share of every class, rather than of all images together."""
     side: int | None = None
     """Pixels a side where the spec leaves it open; None: the data set's own."""
     inverted: bool = False
@@ -217,6 +219,7 @@ PROTOCOLS: dict[str, Protocol] = {
         negative=splits.TINY_P2_NEGATIVE,
         unknown=splits.TINY_P2_UNKNOWN,
         held_out=0.2,
+        stratified=True,
     ),
     "tinyimagenet-p3": Protocol(
         source="tinyimagenet",
@@ -224,6 +227,7 @@ PROTOCOLS: dict[str, Protocol] = {
         negative=splits.TINY_P3_NEGATIVE,
         unknown=splits.TINY_P3_UNKNOWN,
         held_out=0.2,
+        stratified=True,
     ),
     "imagenet-p1": Protocol(
         source="imagenet-p1",
@@ -231,6 +235,7 @@ PROTOCOLS: dict[str, Protocol] = {
         negative=imagenet.P1_NEGATIVE,
         unknown=imagenet.P1_UNKNOWN,
         held_out=0.2,
+        stratified=True,
     ),
     "imagenet-p2": Protocol(
         source="imagenet-p2",
@@ -238,6 +243,7 @@ PROTOCOLS: dict[str, Protocol] = {
         negative=imagenet.P2_NEGATIVE,
         unknown=imagenet.P2_UNKNOWN,
         held_out=0.2,
+        stratified=True,
     ),
     "imagenet-p3": Protocol(
         source="imagenet-p3",
@@ -245,6 +251,7 @@ PROTOCOLS: dict[str, Protocol] = {
         negative=imagenet.P3_NEGATIVE,
         unknown=imagenet.P3_UNKNOWN,
         held_out=0.2,
+        stratified=True,
     ),
     "digits-ood": Protocol(
         source="digits",

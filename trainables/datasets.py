@@ -11,7 +11,9 @@ and colour images are made one kind there, that of the known ones.
 
 Deviations from the GradMix authors' code:
     1. All images of the unknown classes' test part are evaluated, none is left out (that code truncates).
-    2. What is held out for validation is drawn by a named stream of the split number, over all classes together.
+    2. What is held out for validation is drawn by a named stream of the split number. The thesis on margins draws its
+       toy protocol's without a seed, its ImageNet protocols' by scikit-learn with seed 42; of these, as here, it takes
+       the same share of every class.
 """
 
 import contextlib
@@ -260,6 +262,8 @@ class _Pick:
     """The data set's class number -> label."""
     share: Literal["all", "kept", "held out"] = "all"
     """All images, or those of training that validation does not get, or gets."""
+    stratified: bool = False
+    """Whether validation gets its share of every class."""
     undivided: bool = False
     """Whether a class without a test part gives all its images, since none is trained on as known."""
     limited: bool = True
@@ -277,7 +281,13 @@ def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str
     relabel = {number: label for label, number in enumerate(_numbers(known, names[own], own))}
     negative = protocol.negative is not None
     wanted = {
-        "train": _Pick(source=own, of="train", labels=relabel, share="kept" if protocol.held_out else "all"),
+        "train": _Pick(
+            source=own,
+            of="train",
+            labels=relabel,
+            share="kept" if protocol.held_out else "all",
+            stratified=protocol.stratified,
+        ),
         "test": _Pick(source=own, of="test", labels=relabel),
     }
     if protocol.open_set:
@@ -285,7 +295,7 @@ def _wanted(protocol: Protocol, spec: DataSpec, names: Mapping[str, Sequence[str
         wanted["unknown"] = _Pick(source=other, of="test", labels=labels, undivided=negative)
     if protocol.negative is not None:
         labels = dict.fromkeys(_numbers(protocol.negative[spec.split], names[other], other), NEGATIVE)
-        wanted["negative_train"] = _Pick(source=other, of="train", labels=labels, share="kept")
+        wanted["negative_train"] = replace(wanted["train"], source=other, labels=labels, share="kept")
         wanted["negative"] = _Pick(source=other, of="test", labels=labels)
         if protocol.held_out:
             wanted["validation"] = replace(wanted["train"], share="held out")
@@ -352,6 +362,8 @@ def _chosen(pick: _Pick, original: np.ndarray, spec: DataSpec, held_out: float) 
     if pick.share != "all":
         every = np.sort(np.concatenate(list(by_class.values())))
         drawn = numpy_stream(spec.split, f"{spec.protocol}/{min(pick.labels.values())}/held out").permutation(every)
+        if pick.stratified:
+            drawn = _evenly(drawn, original[drawn])
         kept = round(len(drawn) * (1 - held_out))
         mine = drawn[:kept] if pick.share == "kept" else drawn[kept:]
         by_class = {number: np.intersect1d(of_class, mine) for number, of_class in by_class.items()}
@@ -365,6 +377,16 @@ def _chosen(pick: _Pick, original: np.ndarray, spec: DataSpec, held_out: float) 
     if pick.most is not None and pick.most < len(every):
         every = np.sort(numpy_stream(0, f"{name}/{part}/all").permutation(every)[: pick.most])
     return every
+
+
+def _evenly(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The rows in an order in which any first part holds of every class the same share, to within one image."""
+    place = np.empty(len(rows))
+    for number in np.unique(classes):
+        mine = classes == number
+        place[mine] = (np.arange(mine.sum()) + 0.5) / mine.sum()
+    ordered: np.ndarray = rows[np.argsort(place, kind="stable")]
+    return ordered
 
 
 def _copy(

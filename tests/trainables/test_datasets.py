@@ -336,14 +336,17 @@ def test_folders_of_images_become_middle_squares_of_the_wanted_classes(cache: Pa
         for place, name in enumerate(names):
             folder = tmp_path / "imagenet" / part / name
             folder.mkdir(parents=True)
-            for number in range(count):
+            for number in range(count * (1 + place % 2) if part == "train" else count):
                 canvas = np.zeros((20, 40, 3), dtype=np.uint8)
                 canvas[:, 10:30] = place + number
                 Image.fromarray(canvas).save(folder / f"{number}.png")
     data = open_data(DataSpec(protocol="imagenet-p2", side=16), cache=tmp_path / "cache", source=tmp_path)
     assert data.classes == protocol.known[0]
-    assert len(data.train.labels) == 120
-    assert len(data.others["negative_train"].labels) == 124
+    sets = {"train": data.train, "test": data.test, **data.others}
+    for classes, kept, held in ((30, "train", "validation"), (31, "negative_train", "negative_validation")):
+        for name, least in ((kept, 4), (held, 1)):
+            _, counts = np.unique(sets[name].original, return_counts=True)
+            assert counts.tolist() == [least * (1 + place % 2) for place in range(classes)], "a fifth of every class"
     assert {name: len(data.others[name].labels) for name in ("unknown", "negative")} == {"unknown": 55, "negative": 31}
     assert data.test.labels.tolist() == list(range(30))
     # The middle square of 20 x 40 is the painted one, and paint tells the class.
