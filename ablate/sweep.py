@@ -342,7 +342,16 @@ def _where(trial: Any, error: Exception | None, census: Census) -> tuple[str, bo
     if not isinstance(error, ray.exceptions.RayActorError):
         return trial.last_result.get("node", ""), False
     named = re.search(r"\bip: (\S+)", str(error))
-    return census.gone(trial.last_result.get("node") or (named.group(1) if named else ""), error.preempted)
+    return census.gone(trial.last_result.get("node") or (named and named.group(1)) or _host(error), error.preempted)
+
+
+def _host(error: ray.exceptions.RayActorError) -> str:
+    """Id of the node of a worker that had said nothing yet, as the cluster's head has it; empty: it has not."""
+    from ray._private import state
+
+    known = state.actors(error.actor_id) if error.actor_id else {}
+    node = str(known.get("Address", {}).get("NodeID", ""))
+    return "" if not node.strip("f") else node
 
 
 def _die_with_parent(lifeline_fd: int) -> None:

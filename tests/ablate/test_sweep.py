@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,6 +122,23 @@ def test_more_gpus_than_exist_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(Refused, match="999 GPUs a trial are asked for, and the cluster has"):
         run(WHOLE, Options(home=home, gpus_per_trial=999.0))
     assert list(home.logs.glob("*.jsonl")) == []
+
+
+@pytest.mark.parametrize(("known", "found"), [({"NodeID": "n1"}, "n1"), ({"NodeID": "f" * 56}, ""), ({}, "")])
+def test_where_a_worker_was_that_had_said_nothing_is_looked_up(monkeypatch, known, found):
+    """Else the loss of its node would be counted as a try of its trial."""
+    from ray._private import state
+    from ray.exceptions import ActorUnavailableError
+
+    from ablate import sweep
+
+    asked, error = [], ActorUnavailableError("Socket closed", b"\x01" * 16)
+    monkeypatch.setattr(state, "actors", lambda ident: asked.append(ident) or {"Address": known})
+    census = SimpleNamespace(gone=lambda place, preempted: (place, preempted))
+    assert sweep._where(SimpleNamespace(last_result={}), error, census) == (found, False)
+    assert asked == ["01" * 16]
+    assert sweep._where(SimpleNamespace(last_result={"node": "n2"}), error, census) == ("n2", False)
+    assert len(asked) == 1
 
 
 def test_nodes_are_asked_of_no_cluster(tmp_path, monkeypatch):
