@@ -1,8 +1,8 @@
-"""Projected gradient descent against a classifier, in the space of pixels.
+"""Projected gradient descent against a classifier, in the space of pixels; and AdAutoMix's step, which is not.
 
 Paper: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks (arXiv 1706.06083).
 Repository: MadryLab/cifar10_challenge, whose steps and radius in L-infinity are the defaults. One step without a random
-start is `trainables.classification.fgsm`.
+start is `trainables.classification.fgsm`. JinXins/Adversarial-AutoMixup, for `released_fgsm`.
 
 Deviations:
 1. The step in L2 and its radius are ours: the paper's are of ImageNet.
@@ -10,7 +10,7 @@ Deviations:
 Shapes: B images, C channels, H rows, W columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -60,6 +60,38 @@ def pgd(
         ahead_BCHW = moved_BCHW.detach() + step * _direction(gradient_BCHW, norm)
         moved_BCHW = (x_BCHW + _inside(ahead_BCHW - x_BCHW, norm, radius)).clamp(0, 1)
     return moved_BCHW.detach()
+
+
+def released_fgsm(
+    network: Callable[[Tensor], Tensor],
+    x_BCHW: Tensor,
+    labels_B: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    epsilon: float = RADIUS["linf"],
+) -> Tensor:
+    """What AdAutoMix's code attacks with, to compare with its table: no bounded attack.
+
+    It adds `epsilon` to the normalised image and cuts that to [0, 1], so that all below the mean turns into the mean.
+
+    Args:
+        network: pixels in [0, 1] -> logits, in eval mode.
+        x_BCHW: images in [0, 1].
+        labels_B: true classes.
+        mean: of the normalisation that the network does by itself.
+        std: likewise.
+        epsilon: in normalised units.
+
+    Returns:
+        Images (B, C, H, W), not normalised: the network's own normalisation makes of them what that code gives it.
+    """
+    mean_C11, std_C11 = (x_BCHW.new_tensor(each).view(-1, 1, 1) for each in (mean, std))
+    with torch.enable_grad():
+        x_BCHW = x_BCHW.detach().requires_grad_()
+        loss = F.cross_entropy(network(x_BCHW), labels_B, reduction="sum")
+        (gradient_BCHW,) = torch.autograd.grad(loss, x_BCHW)
+    moved_BCHW = (x_BCHW.detach() - mean_C11) / std_C11 + epsilon * gradient_BCHW.sign()
+    return moved_BCHW.clamp(0, 1) * std_C11 + mean_C11
 
 
 def _direction(gradient_BCHW: Tensor, norm: Norm) -> Tensor:

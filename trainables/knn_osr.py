@@ -33,6 +33,8 @@ class Config:
     """max_c G_c [P, Algorithm 1], or max_c G_c / sum_c' G_c' [C]."""
     feature: Literal["head", "backbone"] = "head"
     """128-d head output [C], or the encoder's pooled features."""
+    linear_probe: bool = False
+    """Also report a linear classifier's accuracy on the backbone features: the second column of a closed set [D]."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -65,5 +67,13 @@ def train(
     if resume is not None:
         return
     model = judged.encoder(config.network, network, data, device)
-    metrics = openset.evaluate(model.embed, data, k=config.k, score=config.score, feature=config.feature, device=device)
+    metrics = openset.evaluate(
+        model.embed,
+        data,
+        k=config.k,
+        score=config.score,
+        feature=config.feature,
+        device=device,
+        linear_probe=config.linear_probe,
+    )
     yield Epoch(1, metrics, lambda: {"epoch": 1})

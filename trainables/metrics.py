@@ -83,6 +83,7 @@ DIRECTION: Mapping[str, bool] = MappingProxyType(
         "energy_auxiliary": True,
         "energy_id": False,
         "fgsm_error": False,
+        "fgsm_error_released": False,
         "flops": False,
         "fpr_floor": False,
         "fpr_floor_negative": False,

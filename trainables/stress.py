@@ -16,7 +16,7 @@ Deviations:
 1. But for 'published', corrupted images are made here, see `trainables.corruptions`; all test images are judged, not
    GradMix's every tenth.
 2. Attacks move pixels. AdAutoMix's code moves normalised values by 8/255, which is about 1.6/255 of a pixel's range,
-   and then cuts them to [0, 1], which destroys the image.
+   and then cuts them to [0, 1], which destroys the image: `fgsm_error_released`, for comparison with its table.
 3. `ece_sorted_10` is what AdAutoMix's code prints, for comparison with its table; the others are calibration errors.
 4. Patches cover with the mean colour, 0 after normalisation, as there; how many and where, see `trainables.occlusion`.
 
@@ -228,10 +228,19 @@ def _occluded(config: Config, subject: Judged, data: Data, seed: int, device: st
 
 
 def _fgsm(config: Config, subject: Judged, data: Data, seed: int, device: str) -> tuple[Metrics, Shown]:
-    """'fgsm_error': one step of 8/255."""
-    del config, seed
+    """'fgsm_error': one step of 8/255; 'fgsm_error_released': AdAutoMix's step, in normalised values."""
+    del seed
     plain = (0.0,), (1.0,)  # the scores take pixels, and normalise by themselves
-    return {"fgsm_error": classification.fgsm_error(subject.scores, data, *plain, device=device)}, {}
+    colours = judged.colours(config.network, data)
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    for x_BCHW, labels_B in classification.batches(data.test, device, judged.BATCH):
+        moved_BCHW = attacks.released_fgsm(subject.scores, x_BCHW, labels_B, *colours)
+        with torch.no_grad():
+            wrong += (subject.scores(moved_BCHW).argmax(1) != labels_B).sum()
+    return {
+        "fgsm_error": classification.fgsm_error(subject.scores, data, *plain, device=device),
+        "fgsm_error_released": float(wrong) / len(data.test.labels),
+    }, {}
 
 
 def _pgd(config: Config, subject: Judged, data: Data, seed: int, device: str) -> tuple[Metrics, Shown]:

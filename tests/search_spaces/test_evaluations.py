@@ -32,6 +32,12 @@ def test_networks_are_those_of_the_study_of_methods(study, scale):
     assert networks(study, scale) <= trained("adautomix_methods", scale)
 
 
+def test_a_linear_probe_stands_beside_the_neighbours_of_the_closed_sets():
+    study = STUDIES["gradmix_closed"]
+    assert "linear_accuracy" in {outcome.metric for outcome in study.secondary}
+    assert all(arm.config.linear_probe for arm in study.arms)
+
+
 def test_robustness_and_calibration_compare_what_the_papers_tables_do():
     """Section 4.3 names the mixes of Table 4; Table 6 has seven to a network. PuzzleMix and GridMix are not run."""
     arms = {arm.name for arm in STUDIES["adautomix_robustness"].arms}

@@ -79,6 +79,25 @@ def test_one_step_of_the_radius_is_fgsm():
     assert torch.equal(attack(model, "linf", steps=1, step=0.1), wanted)
 
 
+def test_the_released_step_is_in_normalised_values_pixel_by_pixel():
+    """Its code by the letter: on the normalised image, which the network is given without another normalisation."""
+    mean, std, body = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), network()
+
+    def normalised(x):
+        return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    z = normalised(X).requires_grad_()
+    F.cross_entropy(body(z), LABELS).backward()
+    wanted = torch.empty_like(X)
+    for place, value in enumerate(z.detach().flatten().tolist()):
+        moved = value + 8 / 255 * float(torch.sign(z.grad.flatten()[place]))
+        wanted.view(-1)[place] = min(1.0, max(0.0, moved))
+    found = attacks.released_fgsm(lambda x: body(normalised(x)), X, LABELS, mean, std)
+    torch.testing.assert_close(normalised(found), wanted, rtol=1e-5, atol=1e-6)
+    assert (wanted == 0).any()
+    assert (wanted == 1).any()
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_starts_fill_the_ball(norm):
     x = torch.full((4000, 1, 1, 2), 0.5)

@@ -38,7 +38,9 @@ def config(**fields: object) -> knn_osr.Config:
     return knn_osr.Config(network=Needed("gradmix", None), **fields)
 
 
-@pytest.mark.parametrize("fields", [{}, {"k": 3, "score": "normalised"}, {"k": 2, "feature": "backbone"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"k": 3, "score": "normalised"}, {"k": 2, "feature": "backbone"}, {"linear_probe": True}]
+)
 def test_one_epoch_with_the_scores_of_the_network_itself(data, network, fields):
     (epoch,) = knn_osr.train(config(**fields), data, seed=0, device="cpu", network=state_of(network))
     assert epoch.index == 1

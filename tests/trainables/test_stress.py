@@ -175,6 +175,9 @@ def test_patches_are_0_after_the_normalisation_of_the_needed_trial(monkeypatch):
 def test_attacks_are_in_pixels_and_those_of_their_own_functions(of_classifier):
     found, labels = of_classifier.metrics, torch.from_numpy(DATA.test.labels)
     assert found["fgsm_error"] == classification.fgsm_error(CLASSIFIER, DATA, DATA.mean, DATA.std)
+    released = attacks.released_fgsm(from_pixels, to_float(pixels()), labels, DATA.mean, DATA.std)
+    wanted = float((from_pixels(released).argmax(1) != labels).double().mean())
+    assert found["fgsm_error_released"] == pytest.approx(wanted)
     for norm, radius, step in (("linf", 8 / 255, 2 / 255), ("l2", 0.5, 0.1)):
         moved = attacks.pgd(
             from_pixels,
