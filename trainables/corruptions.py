@@ -10,7 +10,8 @@ files that the authors publish.
 
 Deviations:
 1. Motion blur, and with it snow, is ImageMagick's kernel without ImageMagick: a one-sided Gaussian along a line, at
-   whole pixels. ImageMagick's angle turns the other way in some versions; the law of the angle is symmetric.
+   whole pixels. ImageMagick's angle turns the other way in some versions; the law of the angle is symmetric. It rounds
+   to 8 bits, and here these two are cut like the others: half a level darker.
 2. The frost's overlays are photographs; here a fractal of bright ridges, tinted, is drawn for each image.
 3. The water of `spatter` (severities 1 to 3) is brighter where there is more of it; OpenCV's relief of its edges is not
    here. Neither is the rounding of OpenCV's warp to 1/32 of a pixel in `elastic_transform`.

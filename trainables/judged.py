@@ -48,8 +48,7 @@ ENCODERS = frozenset({"gradmix"})
 CLASSIFIERS = frozenset({"adautomix", "greg", "pretraining", "rlmix", "rmix", "transfer"})
 """Methods of the catalogue that train a classifier, which has no projection head."""
 OF_TWO_PARTS = frozenset({"adautomix", "transfer"})
-"""Those of them whose final state holds more than a plain classifier: a student and its teacher, or a body and a head.
-"""
+"""Those of them that train no plain classifier: a student and its teacher, or a body under a new head."""
 BATCH = 500
 """Images at a time. What is random depends on it, so it is no choice."""
 

@@ -38,11 +38,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
-        judged.check_encoder(
-            self.network,
-            "network",
-            "An encoder's features are compared here: name 'gradmix'.",
-        )
+        judged.check_encoder(self.network, "network", "An encoder's features are compared here: name 'gradmix'.")
         require(self.k >= 1, self, "k", "at least 1")
 
 
