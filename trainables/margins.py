@@ -28,6 +28,7 @@ Deviations:
 6. The last epoch is evaluated. No epoch is chosen by its confidence (the code stores one so, unused).
 7. The ramped margin (`margin_warm_up`) is ours; nothing of the kind is in the thesis.
 8. Images of folders are cut to squares before they are cropped: 256 x 256 and not 256 on the shorter side.
+9. Evaluation projects a copy of W, so that how often one evaluates changes no weight; the code's overwrites W itself.
 
 Expected, [T] Table 6.1 (toy protocol, closed-set accuracy / CCR at FPR 1e-2): CosFace 99.34 / 27.89, Cos-EOS
 99.23 / 99.19, Cos-OS 99.39 / 95.03.
@@ -560,7 +561,8 @@ def evaluated(
                 log.warning(
                     "%d of %d %s images have a deep feature of length 0: no direction.", zero, len(norms_N), name
                 )
-            z_NC = logits(config, phi_NK, network.centres, s=s)
+            # A copy: projected twice, centres may differ in their last bits, and training would go on from there.
+            z_NC = logits(config, phi_NK, network.centres.clone(), s=s)
             cos_NC = F.normalize(phi_NK, dim=1) @ F.normalize(network.centres, dim=0)
             sample = {
                 "logits": z_NC,

@@ -451,6 +451,37 @@ def test_training_lowers_the_loss_and_separates_negatives_by_their_norm():
     torch.testing.assert_close(z, outputs["logits"])
 
 
+def with_everything(evaluate_every):
+    """Epochs of a loss with negatives, a margin that rises, crops and flips."""
+    test = open_set().test
+    held = Images(255 - test.pixels, np.full(len(test.labels), -1))
+    data = negatives_data(negative_train=held, negative=held, validation=test, negative_validation=held)
+    config = named("arc_os", width=4, batch=8, crop=12, flip=True, margin_warm_up=0.75, evaluate_every=evaluate_every)
+    return lambda resume=None: margins.train(replace(config, epochs=4), data, seed=3, device="cpu", resume=resume)
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        assert torch.equal(values, other[name]), name
+
+
+def test_negatives_margins_that_rise_crops_and_flips_are_resumed_exactly():
+    start = with_everything(1)
+    epochs = [(epoch.metrics, epoch.state()) for epoch in start()]
+    (_, kept), *rest = epochs[1:]
+    resumed = [(epoch.metrics, epoch.state()) for epoch in start(kept)]
+    assert [metrics for metrics, _ in resumed] == [metrics for metrics, _ in rest]
+    assert_same(resumed[-1][1]["weights"], rest[-1][1]["weights"])
+
+
+def test_evaluating_more_often_changes_no_weight():
+    *_, often = with_everything(1)()
+    *_, once = with_everything(0)()
+    assert_same(often.state()["weights"], once.state()["weights"])
+    assert often.metrics == once.metrics
+
+
 @pytest.mark.parametrize("ring", ["known", "all"])
 def test_the_validation_loss_is_told_in_its_parts_and_says_whose_norms_it_counts(ring):
     test = open_set().test
