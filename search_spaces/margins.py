@@ -314,7 +314,8 @@ SCALE = study(
     claim="At the chosen s scores reach exactly 1 in float32, which bounds the false positive rate from below.",
     notes=(
         "The scale is the smallest integer at or above the bound for p: 4, 7, 9, 11, 13 for ten classes.",
-        "At the chosen s no softmax is exactly 1: that takes s of at least 16.75 for ten classes.",
+        "At the chosen s, 13, no image is exactly 1 in float32: for ten classes that takes about 16.7 where all other "
+        "centres are at right angles, and 15 where they form a simplex.",
         *PRINTED,
     ),
 )

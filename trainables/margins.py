@@ -19,7 +19,7 @@ sphere until the next forward pass. d_c is detached by default, so dz/dcos = r w
 
 Deviations:
 1. Eq 3.17 and 3.18 are followed as in the code: log p, and a leading minus. Cross-entropy is a mean over known rows, a
-   regulariser over all rows handed to it (Eq 4.4 and 4.5 divide both by N).
+   regulariser over all rows handed to it (Eq 4.4 and 4.5 divide both by N; Eq 3.19 has sums).
 2. A batch of negatives alone has cross-entropy 0; in the code it is NaN with gradient 0.
 3. `sfn_norm` projects W, as the thesis says; its code does not, which is `sfn_norm_raw`.
 4. `cos_eos_sfn` and `arc_eos_sfn` have r = ||phi||, as the thesis says; its runs had r = s: `*_eos_sfn_as_run`.

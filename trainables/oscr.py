@@ -12,6 +12,8 @@ Deviations:
 1. `ccr_at(..., completed=True)` goes on where the curve ends: a threshold above every outsider rejects all of them. The
    thesis leaves such cells blank.
 2. The code's histogram 'known_std' is left out: it holds means.
+3. FPR is a share of one group, negatives or unknowns, as in the code and in all tables; Eq 5.2 has both together, which
+   is `outsiders="pooled"`.
 
 Shapes: N rows, C classes, T thresholds.
 """

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 import pytest
+import torch
 
 from search_spaces import margins
 from search_spaces.study import Study
@@ -100,3 +101,14 @@ def test_rates_on_both_groups_are_read_in_every_study():
     for study in STUDIES.values():
         read = {outcome.metric for outcome in (study.outcome, *study.secondary)}
         assert read >= {"accuracy", *COLUMNS, *(f"ccr_negative_{rate}" for rate in ("1e-3", "1e-2", "1e-1"))}
+
+
+def test_the_scale_from_which_a_score_is_exactly_1_is_what_the_note_says():
+    def score(s: float, cosine: float) -> float:
+        return float(torch.softmax(torch.tensor([s] + [s * cosine] * 9), dim=0)[0])
+
+    for cosine, about in ((0.0, 16.7), (-1 / 9, 15.0)):
+        assert score(13.0, cosine) < 1
+        assert score(about - 0.3, cosine) < 1
+        assert score(about + 0.3, cosine) == 1
+    assert any("about 16.7" in note and "15 where" in note for note in STUDIES["margins_scale"].notes)
