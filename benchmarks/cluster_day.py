@@ -16,6 +16,7 @@ that of an undisturbed in-process sweep bit for bit (volatile columns aside), an
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -134,13 +135,13 @@ class Day:
         """Trials that the driver's copy of the log has as ended."""
         return sum(path.read_bytes().count(b'{"kind":"ended"') for path in self.folder.glob("disks/desk/*/log/*.jsonl"))
 
-    def wait(self, share: float) -> None:
-        """Until so large a share of the trials has ended.
+    def wait(self, count: int) -> None:
+        """Until so many trials have ended.
 
         Raises:
             AssertionError: the driver ended before, or nothing moves.
         """
-        while self.ended() < share * len(self.whole.trials):
+        while self.ended() < count:
             assert self._running(), f"the driver ended: {self.last_words()}"
 
     def finish(self) -> None:
@@ -193,11 +194,11 @@ def a_cable_is_pulled(day: Day) -> None:
 
 
 def tracking_is_down(day: Day) -> None:
-    """MLflow's server is killed."""
+    """MLflow's server is killed, and takes its time to come back."""
     day.tracker.kill()
     time.sleep(day.minute)
-    day.tracker.start()
-    day.say(f"MLflow down for {day.minute:g} s")
+    day.tracker.start(wait=False)
+    day.say(f"MLflow down for {day.minute:g} s, now starting")
 
 
 def the_database_is_down(day: Day) -> None:
@@ -217,7 +218,8 @@ def the_head_goes(day: Day) -> None:
 
 
 def the_driver_is_killed(day: Day) -> None:
-    """SIGKILL; somebody says `resume`."""
+    """SIGKILL, once the sweep has gone on after what was before; somebody says `resume`."""
+    day.wait(day.ended() + 1)
     assert day.driver is not None
     os.killpg(day.driver.pid, 9)
     day.driver.wait()
@@ -360,7 +362,7 @@ def live(day: Day, events: tuple[tuple[float, Callable[[Day], None]], ...] = DAY
     day.start("run")
     for share, event in events:
         if event is not a_cable_is_pulled or day.cluster.isolated:
-            day.wait(share)
+            day.wait(math.ceil(share * len(day.whole.trials)))
             event(day)
     day.finish()
     day.say(f"all {len(day.whole.trials)} trials done")

@@ -189,6 +189,8 @@ class Cluster:
     def _start(self, node: Node) -> None:
         folder = self.folder / node.name
         folder.mkdir(exist_ok=True)
+        # Else a head that comes back is refused where nodes that knew it are processes of this machine.
+        (folder / "ray_current_cluster").unlink(missing_ok=True)
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={node.address}"]
         words += [f"--temp-dir={folder}", f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--block"]
         words += [f"--{agent}={port}" for agent, port in zip(AGENTS, _free(node.address, len(AGENTS)), strict=True)]

@@ -36,8 +36,8 @@ class MLflow:
         """As `--mlflow` takes it."""
         return f"http://{self.host}:{self.port}"
 
-    def start(self) -> None:
-        """Returns when it answers.
+    def start(self, *, wait: bool = True) -> None:
+        """Returns when it answers, or at once.
 
         Raises:
             RuntimeError: it does not, with what it said last.
@@ -55,7 +55,7 @@ class MLflow:
                 env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # two processes that we do not ask
             )
         deadline = time.monotonic() + START_S
-        while not self._answers():
+        while wait and not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"MLflow's server does not start: {said.read_text()[-2000:]}")
             time.sleep(0.2)
