@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import margin_exhibits, metrics, oscr
-from trainables.config import check_types
+from trainables import judged, margin_exhibits, metrics, oscr
+from trainables.config import ConfigError, check_types
 from trainables.data_protocols import NEGATIVE, UNKNOWN
 from trainables.datasets import Data
 from trainables.protocol import Epoch, Needed, State
@@ -52,6 +52,11 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.network.method in judged.WITHOUT_NETWORK | judged.ENCODERS | judged.CLASSIFIERS:
+            raise ConfigError(
+                f"network needs a trial of {self.network.method!r}, which stores no outputs of the evaluated images. "
+                "Name 'margins', which does."
+            )
 
 
 def train(

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.trainables.test_margin_exhibits import outputs
 from trainables import margin_scores, oscr
+from trainables.config import ConfigError
 from trainables.margin_scores import Config, log_probabilities, measure, scores
 from trainables.protocol import Needed
 
@@ -109,3 +110,9 @@ def test_as_a_method_it_measures_what_the_needed_trial_stored_and_shows_it():
     assert list(margin_scores.train(config, None, seed=0, device="cpu", resume={"epoch": 1}, network={})) == []
     with pytest.raises(ValueError, match="no 'outputs'"):
         next(margin_scores.train(config, None, seed=0, device="cpu", network={"weights": {}}))
+
+
+@pytest.mark.parametrize("method", ["rmix", "gradmix", "margin_scores"])
+def test_a_trial_that_stores_no_outputs_is_refused_before_anything_runs(method):
+    with pytest.raises(ConfigError, match=f"network needs a trial of '{method}'"):
+        Config(network=Needed(method, {}))
