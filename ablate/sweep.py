@@ -34,6 +34,8 @@ from ablate.worker import play
 STEP_S = 0.5
 """A worker reports when it has something to say and so much time has passed since it did; at once where it is."""
 WATCH_S = 0.5
+DEATH_S = 3.0
+"""A worker's death is known to the cluster's head within a second, on a busy machine a little later."""
 JOINING = (
     "All machines need the same Ray; where a cluster asks for its token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
     "RAY_AUTH_TOKEN_PATH must be set here too."
@@ -338,20 +340,34 @@ def _error_of(trial: Any) -> Exception | None:
 
 
 def _where(trial: Any, error: Exception | None, census: Census) -> tuple[str, bool]:
-    """The node that a lost worker was on, and whether the node is gone rather than the worker."""
+    """The node that a lost worker was on, and whether the node, or the way to it, is gone rather than the worker."""
     if not isinstance(error, ray.exceptions.RayActorError):
         return trial.last_result.get("node", ""), False
     named = re.search(r"\bip: (\S+)", str(error))
-    return census.gone(trial.last_result.get("node") or (named and named.group(1)) or _host(error), error.preempted)
+    place = trial.last_result.get("node") or (named and named.group(1)) or _host(error)
+    node, gone = census.gone(place, error.preempted)
+    return node, gone or (isinstance(error, ray.exceptions.ActorUnavailableError) and _lives(error))
 
 
 def _host(error: ray.exceptions.RayActorError) -> str:
     """Id of the node of a worker that had said nothing yet, as the cluster's head has it; empty: it has not."""
+    node = str(_known(error).get("Address", {}).get("NodeID", ""))
+    return "" if not node.strip("f") else node
+
+
+def _lives(error: ray.exceptions.RayActorError) -> bool:
+    """Whether the worker is there although nothing comes from it: its cable was pulled, and no node is missed yet."""
+    deadline = time.monotonic() + DEATH_S
+    while (lives := _known(error).get("State") == "ALIVE") and time.monotonic() < deadline:
+        time.sleep(WATCH_S)
+    return lives
+
+
+def _known(error: ray.exceptions.RayActorError) -> dict[str, Any]:
+    """What the cluster's head has of the worker."""
     from ray._private import state
 
-    known = state.actors(error.actor_id) if error.actor_id else {}
-    node = str(known.get("Address", {}).get("NodeID", ""))
-    return "" if not node.strip("f") else node
+    return state.actors(error.actor_id) if error.actor_id else {}
 
 
 def _die_with_parent(lifeline_fd: int) -> None:

@@ -1,4 +1,4 @@
-"""An hour of a cluster on which everything goes wrong, in two or three minutes. The day: benchmarks/cluster_day.py.
+"""An hour of a cluster on which everything goes wrong, in a few minutes. The day: benchmarks/cluster_day.py.
 
 All that happens on the day happens here, with fewer trials, smaller nodes and shorter outages. Ray is told to give up
 sooner on nodes that are silent, and nodes on their head, so that they do so within such outages too. Where nodes may
@@ -13,8 +13,8 @@ from ablate.plan import plan
 from benchmarks import cluster_day
 from tests.ablate import walks
 
-LIMIT_S = 480.0
-"""It takes 100 to 200 s; on a machine whose cores others hold, twice that."""
+LIMIT_S = 600.0
+"""It takes three to four minutes; 445 s were seen beside two other tests with clusters of their own."""
 HASTY = {
     "RAY_raylet_liveness_self_check_interval_ms": "3000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
