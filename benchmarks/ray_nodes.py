@@ -31,6 +31,8 @@ UP_S = 400.0
 STORE_BYTES = 80 * 2**20
 PATIENT = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
 """Ray gives its own helpers 15 to 30 s to start, too little on a machine whose cores others hold."""
+SLOW = "timed out during startup"
+"""So Ray says that a node was not up in that time."""
 AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
 """Ports that a raylet else waits 15 s for."""
 
@@ -214,11 +216,14 @@ class Cluster:
             )
 
     def _await(self, node: Node) -> None:
+        """Until it is up; where others hold the cores Ray may give up on a start, which is then tried again."""
         output, deadline = self.folder / node.name / "output", time.monotonic() + UP_S
-        assert node.process is not None
-        while "Ray runtime started" not in output.read_text(errors="replace"):
-            if node.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"node {node.name} did not start: {output.read_text(errors='replace')[-2000:]}")
+        while "Ray runtime started" not in (said := output.read_text(errors="replace")):
+            if self.gone(node.name) and SLOW in said and time.monotonic() < deadline:
+                self.kill(node.name)
+                self._start(node)
+            elif self.gone(node.name) or time.monotonic() > deadline:
+                raise RuntimeError(f"node {node.name} did not start: {said[-2000:]}")
             time.sleep(0.1)
 
     def _bridge(self) -> str:
