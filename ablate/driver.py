@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ablate import masking, provenance, running, segments
 from ablate.events import Event as Event
 from ablate.execution import Options, check_packing, device, executor_of
-from ablate.executors import Executor, Unavailable
+from ablate.executors import Executor, Unavailable, of_workers
 from ablate.executors import Refused as Refused
 from ablate.home import Home
 from ablate.lease import Hold, hold
@@ -179,7 +179,7 @@ def _listen(desk: "Dispatch", executor: Executor, plan: Plan, options: Options) 
     try:
         for heard in messages:
             desk.hear(heard)
-            if follower is None and options.mlflow is not None:
+            if follower is None and options.mlflow is not None and of_workers(heard):
                 # Only now: its start would have delayed the first trial's.
                 follower = _follower(options.home, plan.sweep, options.mlflow)
             if not desk.left:
@@ -191,6 +191,8 @@ def _listen(desk: "Dispatch", executor: Executor, plan: Plan, options: Options) 
     finally:
         messages.close()
         executor.stop()
+    if follower is None and options.mlflow is not None:
+        follower = _follower(options.home, plan.sweep, options.mlflow)
     return stopped, follower
 
 

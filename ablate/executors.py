@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,6 +87,11 @@ class Unavailable(RuntimeError):
 
 Said = Message | Lost | Slots | Shut
 """What an executor yields: what workers say, and what becomes of them."""
+
+
+def of_workers(messages: Iterable[Said]) -> bool:
+    """Whether any is a worker's own word: trials go on, then."""
+    return not all(isinstance(message, Slots | Shut | Lost) for message in messages)
 
 
 class Executor(Protocol):
@@ -208,7 +213,7 @@ class Cluster:
                 for messages in self._child().messages(take):
                     if any(isinstance(message, Record) for message in messages):
                         self.failures = 0
-                    if not all(isinstance(message, Slots | Shut | Lost) for message in messages):
+                    if of_workers(messages):
                         self.away_since = None
                     self._note(messages)
                     yield messages

@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablate import records, worker
+from ablate import driver, records, worker
 from ablate.driver import Held, Refused, run
-from ablate.execution import Options
+from ablate.execution import Options, job_of
+from ablate.executors import InProcess, Slots
 from ablate.home import Home
 from ablate.log import ledger, read
 from ablate.plan import plan
@@ -315,3 +316,31 @@ def test_driver_and_commands_need_neither_torch_nor_ray_until_they_train():
         "import sys, ablate.driver, ablate.worker; assert not {'torch', 'ray', 'optuna', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_mlflow_is_not_told_before_a_trial_has_begun_and_in_the_end_always(home, monkeypatch, trains):
+    said = []
+
+    class Slow(InProcess):
+        """Says what a cluster says while its workers start."""
+
+        def messages(self, take):
+            for message in ([], [Slots(1, ("here",))]):
+                yield message
+                said.append("waiting")
+            yield from super().messages(take) if trains else ()
+
+    class Follower:
+        def finish(self, _timeout_s):
+            said.append("finished")
+
+    def follower(*_where):
+        said.append("follower")
+        return Follower()
+
+    monkeypatch.setattr(driver, "_follower", follower)
+    monkeypatch.setattr(driver, "_check_sinks", lambda _options: None)
+    options = local(home, mlflow="sqlite:///nowhere.db")
+    run(WALK, options, executor=lambda whole, how: Slow(job_of(whole, how)))
+    assert said == ["waiting", "waiting", "follower", "finished"]
