@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ablate import checkpoint, store, terminal
+from ablate import checkpoint, store
 from ablate.checkpoint import END, PREVIOUS, STATE
 from ablate.home import Home
 from ablate.store import ANSWER_S, PATIENCE_S, Away, Store, StoreError
@@ -195,4 +195,6 @@ def send_or_warn(home: Home, *paths: Path) -> None:
                 assert remote is not None
                 remote.put_file(path.relative_to(home.root).as_posix(), path)
     except StoreError as error:
+        from ablate import terminal  # tables and colours: 50 ms of every worker's start
+
         terminal.warn(f"{error} It is in {paths[0]}.")
