@@ -21,7 +21,7 @@ from torch import Tensor
 from trainables import judged, metrics, outside
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError
-from trainables.data_protocols import PROTOCOLS, DataSpec, protocol_of
+from trainables.data_protocols import PROTOCOLS, DataSpec, Protocol, protocol_of
 from trainables.datasets import Data, Images
 from trainables.protocol import Diverged
 
@@ -35,18 +35,22 @@ def check(config: object, data: DataSpec, needed: Mapping[str, DataSpec]) -> Non
     Raises:
         ConfigError: naming the protocol.
     """
-    if not any(outside.role(name) in METERED for name in protocol_of(data).outside):
+    if not _detects(protocol_of(data)):
         raise ConfigError(nothing_to_detect(data))
     judged.check_images(config, data, needed)
 
 
 def nothing_to_detect(data: DataSpec) -> str:
     """That a protocol has no out-of-distribution sets, and which have."""
-    have = [name for name, each in PROTOCOLS.items() if any(outside.role(other) in METERED for other in each.outside)]
+    have = [name for name, protocol in PROTOCOLS.items() if _detects(protocol)]
     return (
         f"{data.protocol!r} has no out-of-distribution sets, so there is nothing to detect. Protocols that have them: "
         f"{', '.join(have)}."
     )
+
+
+def _detects(protocol: Protocol) -> bool:
+    return any(outside.role(name) in METERED for name in protocol.outside)
 
 
 def evaluated(data: Data) -> dict[str, Images]:
