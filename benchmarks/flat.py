@@ -205,10 +205,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--step", type=int, default=STEP, help="trials in what is here called a thousand")
     parser.add_argument("--ray", action="store_true", help="through Ray")
     args = parser.parse_args()
     load = os.getloadavg()[0]
-    print(json.dumps(measure(args.trials, args.slots, args.epochs, ray=args.ray) | {"load before": load}, indent=2))
+    found = measure(args.trials, args.slots, args.epochs, args.step, ray=args.ray)
+    print(json.dumps(found | {"load before": load}, indent=2))
 
 
 if __name__ == "__main__":
