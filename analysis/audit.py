@@ -45,9 +45,8 @@ def warnings(frame: Frame, study: Study, table: Cells) -> tuple[str, ...]:
 def _arms_and_blocks(frame: Frame, study: Study, table: Cells) -> Iterator[str]:
     present = list(dict.fromkeys(frame.trials["arm"].astype(str)))
     known = [arm.name for arm in study.arms]
-    absent = [arm for arm in known if arm not in present]
-    if absent:
-        yield f"Missing from the frame: {_list(absent)}. Contrasts with {_them(absent)} stay undecided."
+    if table.left_out:
+        yield _left_out(study, table)
     strange = [arm for arm in present if arm not in known]
     if strange:
         yield f"The frame has {_list(strange)}, which the study does not declare (it changed since): left out."
@@ -63,6 +62,17 @@ def _arms_and_blocks(frame: Frame, study: Study, table: Cells) -> Iterator[str]:
         yield f"{run} of the {len(declared)} blocks that scale {table.scale!r} declares are in the frame."
 
 
+def _left_out(study: Study, table: Cells) -> str:
+    arms, known = table.left_out, table.scale in {size.name for size in study.scales}
+    declared = study.contrasts_at(table.scale) if known else study.contrasts
+    n = sum(bool({contrast.arm, contrast.reference} & set(arms)) for contrast in declared)
+    said = f"Not part of this sweep: {_list(arms)}."
+    if n:
+        said += f" {n} of {_count(len(declared), 'declared contrast')} {'is' if n == 1 else 'are'} with {_them(arms)}: "
+        said += "not shown, counted as p = 1."
+    return said
+
+
 def _unfinished(study: Study, table: Cells) -> Iterator[str]:
     for arm in study.arms:
         failed = table.failed[arm.name]
@@ -70,12 +80,13 @@ def _unfinished(study: Study, table: Cells) -> Iterator[str]:
             reasons = _list([f"{block}: {reason}" for block, reason in failed.items()], "; ")
             where = f"{len(failed)} of {_count(len(table.blocks), 'block')}"
             yield f"{arm.name} failed on {where} ({reasons}): its contrasts leave them out."
-    open_cells = {arm.name: len(table.pending[arm.name]) for arm in study.arms if table.pending[arm.name]}
+    arms = [arm.name for arm in study.arms if arm.name not in table.left_out]
+    open_cells = {arm: len(table.pending[arm]) for arm in arms if table.pending[arm]}
     some = {arm: n for arm, n in open_cells.items() if n < len(table.blocks)}
     if some:
         places = [arm + " on " + _count(n, "block") for arm, n in some.items()]
         yield f"Pending: {_list(places)}. The answer may change."
-    counts = {len(table.values[arm.name]) for arm in study.arms}
+    counts = {len(table.values[arm]) for arm in arms}
     if len(counts) > 1:
         yield "Arms finished different blocks: compare them by contrasts (over shared blocks), not by their means."
 

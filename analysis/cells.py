@@ -31,6 +31,8 @@ class Cells:
     """Arm -> blocks not yet run; every block for an arm that is missing from the frame."""
     data_digest: Mapping[str, Mapping[str, str]]
     """Arm -> block -> digest of the arrays it saw, where recorded."""
+    left_out: tuple[str, ...]
+    """Arms of the study that the frame has no row of: the sweep was launched without them, or they are new."""
 
     def missing(self, arm: str, block: str) -> str:
         """Why the arm has no outcome on the block; empty if it has one."""
@@ -89,7 +91,8 @@ def read(frame: Frame, study: Study, outcome: Outcome) -> Cells:
                 values[arm][block] = float(value)
     pending = {arm: tuple(b for b in blocks if b not in values[arm] and b not in failed[arm]) for arm in values}
     dataset = dict(zip(frame.trials["block"], frame.trials["dataset"], strict=True))
-    return Cells(scale, blocks, dataset, values, failed, pending, digests)
+    left_out = tuple(arm for arm in values if not (frame.trials["arm"] == arm).any())
+    return Cells(scale, blocks, dataset, values, failed, pending, digests, left_out)
 
 
 def _reason(row: object, value: float, has_epochs: bool, outcome: Outcome) -> str:

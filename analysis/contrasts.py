@@ -54,7 +54,7 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
         study=study.name,
         scale=table.scale,
         outcome=study.outcome.metric,
-        arms=tuple(_summary(arm, table, study.alpha) for arm in study.arms),
+        arms=_summaries(table, study),
         contrasts=contrasts,
         secondary=secondary,
         warnings=warnings,
@@ -63,7 +63,17 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
         factorial=factorial.analyse(table.values, study),
         interquartile=_interquartile(table, study, random),
         agreement=agreement.compare_published(frame, table, study),
+        left_out=table.left_out,
     )
+
+
+def _arms(table: Cells, study: Study) -> list[Arm]:
+    """The study's arms that belong to the sweep."""
+    return [arm for arm in study.arms if arm.name not in table.left_out]
+
+
+def _summaries(table: Cells, study: Study) -> tuple[ArmSummary, ...]:
+    return tuple(_summary(arm, table, study.alpha) for arm in _arms(table, study))
 
 
 def _summary(arm: Arm, table: Cells, alpha: float) -> ArmSummary:
@@ -91,20 +101,21 @@ def _secondary(frame: Frame, study: Study) -> tuple[dict[str, tuple[ArmSummary, 
         except FrameError as error:
             missing.append(f"Secondary outcome left out: {error}")
             continue
-        found[outcome.metric] = tuple(_summary(arm, table, study.alpha) for arm in study.arms)
+        found[outcome.metric] = _summaries(table, study)
     return found, tuple(missing)
 
 
 def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> dict[str, Interval]:
     """Arm -> interquartile mean over several datasets of equally many blocks that every arm finished."""
-    done = [block for block in table.blocks if all(block in table.values[arm.name] for arm in study.arms)]
+    arms = _arms(table, study)
+    done = [block for block in table.blocks if all(block in table.values[arm.name] for arm in arms)]
     by_dataset: dict[str, list[str]] = {}
     for block in done:
         by_dataset.setdefault(table.dataset[block], []).append(block)
     if len(by_dataset) < 2 or len({len(blocks) for blocks in by_dataset.values()}) > 1:
         return {}
     found = {}
-    for arm in study.arms:
+    for arm in arms:
         scores = np.array([[table.values[arm.name][block] for block in blocks] for blocks in by_dataset.values()]).T
         found[arm.name] = effects.interquartile_mean(scores, 1 - study.alpha, generator=random)
     return found
@@ -112,8 +123,9 @@ def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> d
 
 def _complete(table: Cells, study: Study) -> dict[str, Floats]:
     """Arm -> outcomes, over the blocks that every arm finished."""
-    blocks = [block for block in table.blocks if all(block in table.values[arm.name] for arm in study.arms)]
-    return {arm.name: np.array([table.values[arm.name][block] for block in blocks]) for arm in study.arms}
+    arms = _arms(table, study)
+    blocks = [block for block in table.blocks if all(block in table.values[arm.name] for arm in arms)]
+    return {arm.name: np.array([table.values[arm.name][block] for block in blocks]) for arm in arms}
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,7 @@ class _Tested:
 
 
 def _contrasts(frame: Frame, table: Cells, study: Study, random: np.random.Generator) -> tuple[ContrastResult, ...]:
+    """Of the arms in the sweep; corrected for all that were declared, so that leaving arms out gains nothing."""
     known = any(size.name == table.scale for size in study.scales)
     declared = study.contrasts_at(table.scale) if known else study.contrasts
     tested = [_tested(contrast, frame, table, random) for contrast in declared]
@@ -142,6 +155,7 @@ def _contrasts(frame: Frame, table: Cells, study: Study, random: np.random.Gener
     return tuple(
         _result(one, _number(apart[i]), same[i], sizes[one.contrast.family], study, random)
         for i, one in enumerate(tested)
+        if not {one.contrast.arm, one.contrast.reference} & set(table.left_out)
     )
 
 
@@ -208,6 +222,7 @@ def _result(
         intervals=_intervals(one, study.alpha, random),
         verdict=verdict.RULES[contrast.claim](evidence),
         dataset=contrast.dataset,
+        family_size=family,
     )
 
 

@@ -78,6 +78,8 @@ class ContrastResult:
     verdict: Verdict = Verdict("undecided", "")
     dataset: str = ""
     """The contrast was declared over blocks of this dataset only; empty: over all."""
+    family_size: int = 1
+    """Contrasts that were declared in its family and corrected for, those with arms left out of the sweep included."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,9 @@ class Findings:
     scale: str
     outcome: str
     arms: tuple[ArmSummary, ...]
+    """Of the sweep: the study's, but for those left out."""
     contrasts: tuple[ContrastResult, ...]
+    """The declared ones between them."""
     secondary: Mapping[str, tuple[ArmSummary, ...]]
     """Metric -> arm summaries; descriptive, never tested."""
     warnings: tuple[str, ...]
@@ -233,3 +237,5 @@ class Findings:
     interquartile: Mapping[str, Interval] = field(default_factory=dict)
     """Arm -> mean of the middle half of all outcomes, stratified bootstrap; empty unless several datasets are complete
     and have equally many blocks."""
+    left_out: tuple[str, ...] = ()
+    """Arms of the study that are not in the frame. Contrasts with them count as p = 1 in their families."""

@@ -194,12 +194,13 @@ def protocol(study: Study, findings: Findings, frame: Frame) -> dict[str, str]:
     source = f"{study.source.paper}, {study.source.where}"
     if study.source.repository:
         source += f" ({study.source.repository})"
+    left_out = f" of {len(study.arms)}" if findings.left_out else ""
     said = {
         "Source": source,
         "Claim": study.claim,
         "Method": study.method,
         "Scale": findings.scale,
-        "Arms": f"{len(findings.arms)}; baseline: {tables.labels(study)[study.baseline]}",
+        "Arms": f"{len(findings.arms)}{left_out}; baseline: {tables.labels(study)[study.baseline]}",
         "Blocks": f"{len(blocks)} (dataset/split/seed), shared by all arms: {', '.join(blocks)}",
         "Outcome": f"{shown.name}, {shown.direction}; {wording.SELECTION[study.outcome.select]}",
         "Settings at this scale": ", ".join(f"{name} = {text}" for name, text in facts.settings(scale).items()),

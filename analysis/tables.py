@@ -339,7 +339,7 @@ def signed(number: float) -> str:
 
 
 def costs(found: Sequence[facts.Cost], study: Study) -> Table:
-    """What a run of every arm cost, and how many times the baseline's mean that is."""
+    """What a run of every arm that has one cost, and how many times the baseline's mean that is."""
     named = labels(study)
     kinds = [kind for kind in facts.COSTS if any(cost.kind == kind for cost in found)]
     known = {(cost.arm, cost.kind): cost for cost in found}
@@ -353,7 +353,8 @@ def costs(found: Sequence[facts.Cost], study: Study) -> Table:
         return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})", times
 
     heads = [head for kind in kinds for head in (facts.COSTS[kind][0], "× baseline")]
-    rows = {arm.name: [cell for kind in kinds for cell in cells(arm.name, kind)] for arm in study.arms}
+    arms = [arm.name for arm in study.arms if any(cost.arm == arm.name for cost in found)]
+    rows = {arm: [cell for kind in kinds for cell in cells(arm, kind)] for arm in arms}
     body = tuple(Row((named[arm], *row), baseline=arm == study.baseline) for arm, row in rows.items())
     caption = "Cost of a finished run: mean (smallest to largest), and the mean over the baseline's."
     return Table("costs", caption, (Column("arm", "left"), *map(Column, heads)), body)

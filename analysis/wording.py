@@ -1,7 +1,6 @@
 """Findings in sentences: the verdict of a study, the declared tests, the scale. Pure text, no markup."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
 from analysis import display, facts, search
@@ -40,6 +39,8 @@ def headline(findings: Findings, study: Study) -> str:
         return f"Nothing can be said: {runs} gave {'no' if wanted == 1 else 'a'} value."
     if study.tuning is not None:
         return so_far + search.headline(findings, study)
+    if not findings.contrasts and findings.left_out:
+        return _sentence(f"{so_far}no declared comparison is between the arms of this sweep, so nothing is decided.")
     if not findings.contrasts:
         return _sentence(f"{so_far}no comparison was declared for this study, so nothing is decided.")
     if len(findings.contrasts) == 1 and findings.contrasts[0].verdict.sentence:
@@ -125,7 +126,7 @@ def missing(arms: Iterable[ArmSummary]) -> tuple[str, ...]:
 def tests(findings: Findings, study: Study) -> str:
     """Which tests were declared, at which level, corrected how, and what so few blocks can reach."""
     names = listing(dict.fromkeys(contrast.test for contrast in findings.contrasts))
-    families = Counter(contrast.family for contrast in findings.contrasts)
+    families = {contrast.family: contrast.family_size for contrast in findings.contrasts}
     sizes = [f"{size} in the family {family!r}" for family, size in families.items()]
     sentence = (
         f"Declared before the run, on differences paired by block: {names}, at level {study.alpha:g}, "

@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from ablate.plan import plan
+from analysis import wording
 from analysis.audit import warnings
 from analysis.cells import read
 from analysis.contrasts import compare
@@ -122,14 +123,35 @@ def test_a_contrast_of_one_dataset_uses_its_blocks_only() -> None:
 
 
 def test_a_failure_in_the_family_does_not_make_the_others_look_better() -> None:
-    """An arm that is missing keeps its place in the family, with p = 1."""
-    whole = compare(frames.sound(STUDY, shifts={"a1": 0.012}), STUDY)
-    holed = compare(frames.missing_arm(STUDY), STUDY)
+    """An arm without a value keeps its place in the family, with p = 1."""
+    frame = frames.sound(STUDY, shifts={"a1": 0.012})
+    frame.trials.loc[frame.trials["arm"] == "a3", ["state", "reason"]] = ("failed", "diverged")
+    holed = compare(frame, STUDY)
     raw = [r.p for r in holed.contrasts]
     assert math.isnan(raw[2])
     expected = multipletests([raw[0], raw[1], 1.0], method="holm")[1]
     assert [r.p_adjusted for r in holed.contrasts[:2]] == pytest.approx(expected[:2])
-    assert len(whole.contrasts) == len(holed.contrasts)
+
+
+def test_arms_that_a_sweep_leaves_out_are_named_and_gain_the_others_nothing() -> None:
+    frame = frames.missing_arm(STUDY)
+    found = compare(frame, STUDY)
+    assert found.left_out == ("a3",)
+    assert [arm.arm for arm in found.arms] == ["a0", "a1", "a2"]
+    assert [contrast.arm for contrast in found.contrasts] == ["a1", "a2"]
+    expected = multipletests([*(contrast.p for contrast in found.contrasts), 1.0], method="holm")[1]
+    assert [contrast.p_adjusted for contrast in found.contrasts] == pytest.approx(expected[:2])
+    assert "(3 in the family 'primary')" in wording.tests(found, STUDY)
+    assert "to come" not in wording.headline(found, STUDY)
+    narrow = dataclasses.replace(STUDY, arms=STUDY.arms[:3], contrasts=STUDY.contrasts[:2])
+    assert found.ranks == compare(frame, narrow).ranks, "of the arms in the sweep, as if there were no others"
+
+
+def test_without_any_contrast_between_its_arms_a_sweep_says_so() -> None:
+    found = compare(frames.missing_baseline(STUDY), STUDY)
+    assert not found.contrasts
+    said = wording.headline(found, STUDY)
+    assert said == "No declared comparison is between the arms of this sweep, so nothing is decided."
 
 
 def test_relabelling_the_direction_swaps_better_and_worse() -> None:
@@ -162,7 +184,7 @@ def plain(value: object) -> object:
 @pytest.mark.parametrize("kind", frames.DEGENERATE)
 def test_no_degenerate_frame_breaks_the_comparison(kind: str) -> None:
     found = compare(frames.DEGENERATE[kind](STUDY), STUDY)
-    assert len(found.contrasts) == 3
+    assert len(found.contrasts) == {"missing_arm": 2, "missing_baseline": 0}.get(kind, 3)
     for result in found.contrasts:
         assert len(result.differences) == len(result.blocks)
         assert not set(result.blocks) & set(result.dropped)
@@ -182,8 +204,8 @@ NAMED = {
     "pending": "Pending: a3 on 1 block.",
     "nothing_run": "3 contrasts have no shared block yet, as runs are pending: a1 - a0, a2 - a0, a3 - a0. Each counts",
     "unequal_blocks": "a3 - a0 is over 9 of 10 blocks. Left out: digits/t0/s0: a3 is pending",
-    "missing_arm": "Missing from the frame: a3.",
-    "missing_baseline": "Missing from the frame: a0.",
+    "missing_arm": "Not part of this sweep: a3. 1 of 3 declared contrasts is with it: not shown, counted as p = 1.",
+    "missing_baseline": "Not part of this sweep: a0. 3 of 3 declared contrasts are with it",
     "one_block": "a1 - a0 has 1 shared block: no interval and no test",
     "two_blocks": "With 2 blocks a sign-flip or signed-rank test cannot go below p = 0.5",
     "zero_variance": "all 10 differences are equal, so t has no answer and the exact sign-flip test decides",
