@@ -411,7 +411,7 @@ def auxiliary_of(config: Config, data: Data, known: int, device: str) -> Auxilia
     """All auxiliary sets of the protocol as one.
 
     Raises:
-        ConfigError: none in the protocol; fewer images than a batch, or than clusters.
+        ConfigError: none in the protocol; fewer images than a batch, than candidates, or than clusters.
     """
     sets = [images for name, images in data.others.items() if outside.role(name) == "auxiliary"]
     if not sets:
@@ -427,10 +427,13 @@ def auxiliary_of(config: Config, data: Data, known: int, device: str) -> Auxilia
     if config.sampling in ("random", "posterior"):
         return Auxiliary(pixels_MHWC, min(known, images) // config.batch, config.batch)
     candidates = config.candidates or images * config.batch // known
+    if candidates > images:
+        kept = f", of which an epoch draws from pool={config.pool}" if images < len(pixels_MHWC) else ""
+        raise ConfigError(f"candidates={candidates} is not allowed: {whole}{kept}; set candidates to at most {images}.")
     least = config.window[0] + max(config.batch, clusters_of(config) if config.sampling != "greedy" else 1)
-    if min(candidates, images) < least:
+    if candidates < least:
         raise ConfigError(
-            f"{whole}, {min(candidates, images)} for a step of {config.batch} known images; with "
+            f"{whole}, {candidates} for a step of {config.batch} known images; with "
             f"sampling={config.sampling!r}, {clusters_of(config)} clusters, window={config.window} there must be "
             f"{least}. Set candidates, or a smaller batch, or fewer clusters."
         )

@@ -385,6 +385,11 @@ def test_auxiliary_sets_that_do_not_suit_are_refused():
         next(greg.train(config, open_set(), seed=0, device="cpu"))
     with pytest.raises(ConfigError, match="has 4 images; set batch to at most that"):
         next(greg.train(config, detection_data(auxiliary=4), seed=0, device="cpu"))
+    many = replace(config, sampling="two_way", candidates=61)
+    with pytest.raises(ConfigError, match="has 60 images; set candidates to at most 60"):
+        next(greg.train(many, detection_data(), seed=0, device="cpu"))
+    with pytest.raises(ConfigError, match="60 images, of which an epoch draws from pool=20; .* at most 20"):
+        next(greg.train(replace(many, pool=20), detection_data(), seed=0, device="cpu"))
     few = replace(config, sampling="one_way", clusters=30)
     with pytest.raises(ConfigError, match=r"15 for a step of 6 known images; .* there must be 30"):
         next(greg.train(few, detection_data(), seed=0, device="cpu"))
