@@ -18,6 +18,9 @@ grows with the squared distance.
 Deviations:
 1. The cut is `trainables.graphcuts`'s, in floats.
 2. No adversarial noise, which the repository has for another experiment.
+3. Images of any size are mixed with these settings, and a grid whose cells hold no whole number of patches is not
+   drawn: 16 cells a side on 224 pixels. The repository's path for ImageNet moves whole cells, has beta 1.5 and compares
+   squares of 2 pixels, so that 16 fit there.
 
 As released, and not obvious: the auction ends after as many rounds as cells a side, settled or not. A patch can win a
 cell only where its saliency is worth more than the way, so cells that are not shown mostly stay empty; they are left at
@@ -43,7 +46,7 @@ class Settings:
     """Of the mixing. All [C], for CIFAR-100 and PreActResNet-18."""
 
     grids: tuple[int, ...] = (2, 4, 8, 16)
-    """Cells a side, one of these for each batch."""
+    """Cells a side, one of these for each batch, of those that fit the images."""
     smoothness: float = 1.2
     """Beta."""
     data_smoothness: float = 0.5
@@ -67,18 +70,22 @@ def check_images(settings: Settings, height: int, width: int) -> None:
     """Checks that a grid fits the images.
 
     Raises:
-        ConfigError: images that are not square, or that none of the grids divides.
+        ConfigError: images that are not square, or that none of the grids fits.
     """
     if height != width or not fitting(settings, height):
         raise ConfigError(
-            f"PuzzleMix is not defined for images of {height} x {width} pixels: it needs a square whose side is a "
-            f"multiple of {' or '.join(map(str, settings.grids))}. Set another side of the images."
+            f"PuzzleMix is not defined for images of {height} x {width} pixels: it needs a square of "
+            f"{' or '.join(map(str, settings.grids))} cells a side, each of at most {settings.patch} pixels or of a "
+            f"multiple of {settings.patch}. Set another side of the images, such as 16 or 32."
         )
 
 
 def fitting(settings: Settings, side: int) -> tuple[int, ...]:
-    """The grids that divide images of that side."""
-    return tuple(n for n in settings.grids if side % n == 0)
+    """The grids that divide images of that side into cells of whole squares and whole patches."""
+    sizes = (settings.border, settings.patch)
+    return tuple(
+        n for n in settings.grids if side % n == 0 and all(side // n % min(size, side // n) == 0 for size in sizes)
+    )
 
 
 def puzzlemix(

@@ -203,8 +203,26 @@ def test_images_without_saliency_are_salient_everywhere():
     assert torch.equal(puzzlemix.salient(torch.zeros(1, 4, 4), 2), torch.full((1, 2, 2), 0.25))
 
 
+@needs_cuts
+@pytest.mark.parametrize("side", [12, 20, 24, 28, 40, 48])
+def test_every_grid_that_fits_mixes_and_one_that_does_not_is_not_drawn(side):
+    """Cells of 5, 6, 7 or 10 pixels hold no whole number of squares of 4."""
+    x, phi, partner = batch(0, side=side)
+    fitting = puzzlemix.fitting(SETTINGS, side)
+    assert fitting == tuple(n for n in (2, 4, 8, 16) if side / n in {1, 2, 3, 4, 8, 12, 16, 20, 24})
+    for n in fitting:
+        mixed, own = puzzlemix.puzzlemix(x, phi, partner, 0.5, n, STD)
+        assert mixed.shape == x.shape
+        assert bool(((own >= 0) & (own <= 1)).all())
+    if not fitting:
+        with pytest.raises(ConfigError, match=rf"images of {side} x {side} pixels.*at most 4 pixels or of a multiple"):
+            puzzlemix.check_images(SETTINGS, side, side)
+
+
 def test_grids_are_those_that_divide_the_images():
-    assert puzzlemix.fitting(SETTINGS, 16) == (2, 4, 8, 16)
-    assert puzzlemix.fitting(SETTINGS, 12) == (2, 4)
-    with pytest.raises(ConfigError, match="multiple of 2 or 4"):
-        puzzlemix.check_images(SETTINGS, 9, 9)
+    for side in (16, 32, 64, 128):
+        assert puzzlemix.fitting(SETTINGS, side) == (2, 4, 8, 16)
+    assert puzzlemix.fitting(SETTINGS, 224) == (2, 4, 8)
+    for sides in ((9, 9), (32, 16)):
+        with pytest.raises(ConfigError, match="a square of 2 or 4 or 8 or 16 cells a side"):
+            puzzlemix.check_images(SETTINGS, *sides)
