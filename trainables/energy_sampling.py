@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.protocol import Diverged
+
 Representation = Literal["norm", "raw", "dimension", "mean_norm", "pca", "softmax"]
 
 RESTARTS = 3
@@ -53,8 +55,14 @@ def represented(features_BD: Tensor, logits_BK: Tensor, kind: Representation, pa
 
 
 def principal(points_WD: Tensor, count: int) -> Tensor:
-    """The coordinates (W, at most `count`) of the points along the directions in which they vary most."""
+    """The coordinates (W, at most `count`) of the points along the directions in which they vary most.
+
+    Raises:
+        Diverged: a point is not finite, and has no such directions.
+    """
     centred_WD = points_WD - points_WD.mean(0)
+    if not torch.isfinite(centred_WD).all():
+        raise Diverged("the features of the auxiliary images are not finite; a lower learning rate may help.")
     directions_RD = torch.linalg.svd(centred_WD, full_matrices=False)[2]
     coordinates: Tensor = centred_WD @ directions_RD[:count].T
     return coordinates

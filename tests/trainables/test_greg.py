@@ -388,14 +388,25 @@ def test_auxiliary_sets_that_do_not_suit_are_refused():
     many = replace(config, sampling="two_way", candidates=61)
     with pytest.raises(ConfigError, match="has 60 images; set candidates to at most 60"):
         next(greg.train(many, detection_data(), seed=0, device="cpu"))
-    with pytest.raises(ConfigError, match="60 images, of which an epoch draws from pool=20; .* at most 20"):
+    with pytest.raises(ConfigError, match=r"60 images, of which an epoch draws from pool=20; .* at most 20"):
         next(greg.train(replace(many, pool=20), detection_data(), seed=0, device="cpu"))
     few = replace(config, sampling="one_way", clusters=30)
     with pytest.raises(ConfigError, match=r"15 for a step of 6 known images; .* there must be 30"):
         next(greg.train(few, detection_data(), seed=0, device="cpu"))
 
 
-def test_energies_that_are_not_finite_end_the_training():
-    config = Config(**{**TINY, "learning_rate": 1e18})
-    with pytest.raises(Diverged):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"sampling": "greedy"},
+        {"sampling": "two_way"},
+        {"sampling": "two_way", "representation": "pca"},
+        {"sampling": "posterior"},
+    ],
+    ids=lambda fields: " ".join(fields.values()) or "random",
+)
+def test_energies_that_are_not_finite_end_the_training(fields):
+    config = Config(**{**TINY, "learning_rate": 1e18}, **fields)
+    with pytest.raises(Diverged, match="a lower learning rate may help"):
         list(greg.train(config, detection_data(), seed=0, device="cpu"))
