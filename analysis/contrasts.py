@@ -25,6 +25,8 @@ SEED = 20_240_229
 BOOTSTRAP_LEAST = 10
 """Fewest differences for which a bootstrap interval is reported."""
 POSTERIOR_DRAWS = 5_000
+DIGITS = 12
+"""Decimal places to which outcomes near 1 are believed, fewer for larger ones: what differs by less is rounding."""
 
 
 def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None = None) -> Findings:
@@ -175,8 +177,8 @@ def _tested(contrast: Contrast, frame: Frame, table: Cells, random: np.random.Ge
             dropped[block] = f"the arms saw different data (digests {' and '.join(sorted(d[:12] for d in seen))})"
         else:
             used.append(block)
-    arm, reference = (table.values[side] for side in sides)
-    differences = np.array([arm[block] - reference[block] for block in used], dtype=float)
+    outcomes_2B = np.array([[table.values[side][block] for block in used] for side in sides], dtype=float)
+    differences = _believed(outcomes_2B[0] - outcomes_2B[1], outcomes_2B)
     apart = verdict.p_difference(differences, contrast.test, random)
     margin, same = contrast.margin, None
     if margin is not None:
@@ -194,6 +196,16 @@ def _corrected(declared: Sequence[Contrast], p: Sequence[float | None], correcti
         for i, one, before in zip(members, adjusted, raw, strict=True):
             out[i] = math.nan if math.isnan(before) else float(one)
     return out
+
+
+def _believed(differences: Floats, outcomes: Floats) -> Floats:
+    """Differences of the outcomes without the digits that rounding made: 0.81 - 0.80 is 0.01, as 0.57 - 0.56 is, and
+    arms that differ in the last bits are equal.
+    """
+    largest = float(np.abs(outcomes).max(initial=0.0))
+    if not largest:
+        return differences
+    return np.asarray(np.round(differences, min(DIGITS - math.floor(math.log10(largest)), 300)) + 0.0)
 
 
 def _result(

@@ -231,6 +231,7 @@ def bayesian_signed_rank(
 def ranks(outcomes: Mapping[str, npt.ArrayLike], higher_is_better: bool = True, alpha: float = 0.05) -> Ranks | None:
     """Friedman's test over all arms, with Conover's and Nemenyi's comparisons of all pairs.
 
+    Outcomes of a block that are closer than 1e-12 of its largest are ties.
     For the critical-difference diagram; the declared contrasts, not these, decide. Own code for the two post-hoc tests,
     because importing scikit-posthocs costs a report 0.6 s; the tests hold it against that package.
 
@@ -249,7 +250,9 @@ def ranks(outcomes: Mapping[str, npt.ArrayLike], higher_is_better: bool = True, 
     from scipy import stats
 
     n, k = table_BA.shape
-    ranks_BA = stats.rankdata(-table_BA if higher_is_better else table_BA, axis=1)
+    largest_B1 = np.abs(table_BA).max(axis=1, keepdims=True)
+    believed_BA = np.round(table_BA / np.where(largest_B1 > 0, largest_B1, 1.0), 12)
+    ranks_BA = stats.rankdata(-believed_BA if higher_is_better else believed_BA, axis=1)
     statistic, p = _friedman(ranks_BA)
     mean_A = ranks_BA.mean(axis=0)
     spread = float(np.sqrt(k * (k + 1) / (6 * n)))

@@ -29,6 +29,15 @@ def last(frame: Frame, arm: str, metric: str = "auroc") -> np.ndarray:
     return own.set_index("block")[metric].to_numpy()
 
 
+def ending(study: Study, **outcomes: list[float]) -> Frame:
+    """A finished sweep whose arms end with these outcomes, one for each block."""
+    frame = frames.sound(study, epochs=2)
+    for arm, values in outcomes.items():
+        own = (frame.epochs["arm"] == arm) & (frame.epochs["epoch"] == 2)
+        frame.epochs.loc[own, study.outcome.metric] = values
+    return frame
+
+
 def with_contrasts(*contrasts: Contrast, study: Study = STUDY) -> Study:
     return dataclasses.replace(study, contrasts=contrasts)
 
@@ -268,6 +277,29 @@ def test_without_variation_identical_arms_are_equivalent_and_others_decided_by_s
     assert {r.verdict.word for r in apart} == {"better"}
     assert {r.p for r in apart} == {2 / 1024}
     assert all(math.isnan(r.interval.low) for r in apart)
+
+
+def test_arms_that_differ_in_the_last_bits_are_equal() -> None:
+    study = frames.small_study(arms=3, blocks=8)
+    level = [0.8 + i / 100 for i in range(8)]
+    noisy = [[value + (1 + (i + k) % 3) * 1.2e-16 for i, value in enumerate(level)] for k in (0, 1)]
+    found = compare(ending(study, a0=level, a1=noisy[0], a2=noisy[1]), study)
+    assert [set(result.differences) for result in found.contrasts] == [{0.0}, {0.0}]
+    assert {result.verdict.word for result in found.contrasts} == {"equivalent"}
+    assert found.ranks is not None
+    assert found.ranks.p == 1.0
+
+
+@pytest.mark.parametrize("test", ["t", "sign-flip"])
+def test_a_difference_of_exactly_the_margin_is_not_within_it(test: str) -> None:
+    """Each arm is a point above the other, though all these differences of floats are below 0.01."""
+    level = [20, 23, 28, 34, 40, 46, 56, 68]
+    before, after = ([(value + more) / 100 for value in level] for more in (0, 1))
+    assert all(one - other < 0.01 for one, other in zip(after, before, strict=True))
+    contrast = Contrast(arm="a1", reference="a0", claim="equivalence", margin=0.01, test=test)
+    study = frames.small_study(arms=2, blocks=8, contrasts=(contrast,))
+    (result,) = compare(ending(study, a0=before, a1=after), study).contrasts
+    assert (set(result.differences), result.p, result.verdict.word) == ({0.01}, 1.0, "better")
 
 
 def test_leaning_differences_are_named() -> None:
