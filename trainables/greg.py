@@ -182,9 +182,13 @@ def _check_detection(config: Config) -> None:
     start, end = config.window
     require(0 <= start < end, config, "window", "two places, the first from 0 and below the second")
     require(config.clusters is None or config.clusters >= 1, config, "clusters", "none, or at least 1")
-    if config.sampling in ("one_way", "two_way"):
-        room = end - start if config.candidates is None else min(end, config.candidates) - start
-        require(clusters_of(config) <= room, config, "clusters", f"at most the {room} candidates that are clustered")
+    if config.sampling in ("greedy", "one_way", "two_way"):
+        room = end - start if config.candidates is None else max(0, min(end, config.candidates) - start)
+        require(
+            room >= config.batch, config, "window", f"such that batch={config.batch} candidates lie in it, not {room}"
+        )
+        fits = config.sampling == "greedy" or clusters_of(config) <= room
+        require(fits, config, "clusters", f"at most the {room} candidates that are clustered")
     require(config.base != "dos" or config.start is None, config, "start", "none with base='dos': it has a class more")
     if config.lam_gradient == 0:
         require(not config.dual, config, "dual", "false where lam_gradient is 0")

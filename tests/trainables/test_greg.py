@@ -363,6 +363,8 @@ def test_a_start_that_is_missing_or_of_another_network_is_refused():
         ({"m_in": -math.inf}, "m_in must be finite"),
         ({"clusters": 65, "candidates": 64, "sampling": "one_way"}, "clusters must be at most the 64 candidates"),
         ({"window": (10, 10)}, "window must be two places"),
+        ({"window": (10, 73), "sampling": "greedy"}, "batch=64 candidates lie in it, not 63"),
+        ({"window": (90, 500), "candidates": 80, "sampling": "two_way"}, "window must be such that .* not 0"),
         ({"candidates": 10}, "candidates must be none, or at least batch=64"),
         ({"base": "dos"}, "gradient_of must be one of loss"),
         ({"gradient_of": "msp"}, "indicator must be 'off'"),
