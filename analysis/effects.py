@@ -177,7 +177,8 @@ def interquartile_mean(scores_SD: npt.ArrayLike, level: float = 0.95, *, generat
     """Mean of the middle half of all scores, with a bootstrap interval stratified by dataset.
 
     Runs are resampled within each dataset, datasets are not: the interval speaks about seeds on these datasets. It is a
-    percentile interval and covers too little below about 10 runs a dataset.
+    percentile interval and covers too little below about 10 runs a dataset. Its bounds are NaN with one run a dataset,
+    which resampling can only repeat.
 
     Args:
         scores_SD: (seeds, datasets), on one scale (for example fractions, or scores relative to a baseline).
@@ -193,10 +194,11 @@ def interquartile_mean(scores_SD: npt.ArrayLike, level: float = 0.95, *, generat
     if scores.ndim != 2 or scores.size == 0 or not np.isfinite(scores).all():
         raise ValueError(f"scores must be (seeds, datasets) and finite, got shape {scores.shape}.")
     seeds, datasets = scores.shape
+    estimate = float(stats.trim_mean(scores.ravel(), 0.25))
+    method = f"stratified percentile bootstrap ({STRATIFIED_RESAMPLES})"
+    if seeds < 2:
+        return Interval(estimate, math.nan, math.nan, level, method)
     rows = generator.integers(0, seeds, size=(STRATIFIED_RESAMPLES, seeds, datasets))
     resampled = scores[rows, np.arange(datasets)].reshape(STRATIFIED_RESAMPLES, -1)
     low, high = np.quantile(stats.trim_mean(resampled, 0.25, axis=1), [(1 - level) / 2, (1 + level) / 2])
-    estimate = float(stats.trim_mean(scores.ravel(), 0.25))
-    return Interval(
-        estimate, float(low), float(high), level, f"stratified percentile bootstrap ({STRATIFIED_RESAMPLES})"
-    )
+    return Interval(estimate, float(low), float(high), level, method)

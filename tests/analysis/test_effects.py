@@ -190,6 +190,13 @@ def test_interquartile_mean_resamples_within_datasets_only() -> None:
     assert (found.low, found.high) == pytest.approx((found.estimate, found.estimate))
 
 
+def test_one_run_a_dataset_has_no_interval() -> None:
+    found = effects.interquartile_mean([[0.1, 0.5, 0.9, 0.2]], generator=np.random.default_rng(0))
+    assert found.estimate == pytest.approx(0.35)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
 def test_interquartile_mean_refuses_holes() -> None:
     with pytest.raises(ValueError, match="finite"):
         effects.interquartile_mean([[0.1, np.nan]], generator=np.random.default_rng(0))
