@@ -197,6 +197,9 @@ def _check_detection(config: Config) -> None:
     require(config.gradient_of in of, config, "gradient_of", f"one of {', '.join(of)} with base={config.base!r}")
     if config.gradient_of != "energy":
         require(config.indicator == "off", config, "indicator", "'off' where gradient_of is not 'energy': no margins")
+    if config.gradient_of == "loss":
+        require(config.where == "both", config, "where", "'both' where gradient_of is 'loss', which is of both groups")
+        require(config.reduction == "code", config, "reduction", "'code' where gradient_of is 'loss', a sum of means")
     once = config.gradient_batch_norm == "train" or config.updates == "once"
     require(once, config, "updates", "'once' with gradient_batch_norm='eval', whose pass moves nothing")
 

@@ -354,6 +354,8 @@ def test_a_start_that_is_missing_or_of_another_network_is_refused():
 
 # Bad input
 
+OF_THE_LOSS = {"base": "oe", "gradient_of": "loss", "indicator": "off"}
+
 
 @pytest.mark.parametrize(
     ("fields", "message"),
@@ -368,6 +370,8 @@ def test_a_start_that_is_missing_or_of_another_network_is_refused():
         ({"candidates": 10}, "candidates must be none, or at least batch=64"),
         ({"base": "dos"}, "gradient_of must be one of loss"),
         ({"gradient_of": "msp"}, "indicator must be 'off'"),
+        ({**OF_THE_LOSS, "where": "id"}, "where must be 'both' where gradient_of is 'loss'"),
+        ({**OF_THE_LOSS, "reduction": "paper"}, "reduction must be 'code' where gradient_of is 'loss'"),
         ({"gradient_batch_norm": "eval"}, "updates must be 'once'"),
         ({"lam_gradient": 0.0, "dual": True}, "dual must be false"),
         ({"base": "dos", "lam_gradient": 0.0, "start": Needed("pretraining", pretraining.Config())}, "start must be"),
