@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.cells import Cells, declared_blocks
 from analysis.findings import ContrastResult
 from analysis.frame import Frame
+from analysis.resampling import overlap
 from analysis.significance import constant
 from analysis.verdict import coarse
 from search_spaces.study import Study, config_fields
@@ -38,7 +39,7 @@ def warnings(frame: Frame, study: Study, table: Cells) -> tuple[str, ...]:
         *_changed_study(frame, study, table.scale),
         *_mixed(done),
         *_epochs(done, study),
-        *_scope(table),
+        *_scope(frame, table),
     )
 
 
@@ -86,8 +87,8 @@ def _unfinished(study: Study, table: Cells) -> Iterator[str]:
     if some:
         places = [arm + " on " + _count(n, "block") for arm, n in some.items()]
         yield f"Pending: {_list(places)}. The answer may change."
-    counts = {len(table.values[arm]) for arm in arms}
-    if len(counts) > 1:
+    finished = {frozenset(table.values[arm]) for arm in arms}
+    if len(finished) > 1:
         yield "Arms finished different blocks: compare them by contrasts (over shared blocks), not by their means."
 
 
@@ -161,7 +162,7 @@ def _epochs(done: pd.DataFrame, study: Study) -> Iterator[str]:
         yield f"{_count(short, 'trial')} ran for fewer than 10 epochs: the median is over all of them."
 
 
-def _scope(table: Cells) -> Iterator[str]:
+def _scope(frame: Frame, table: Cells) -> Iterator[str]:
     if len(table.blocks) < 2:
         return
     datasets = list(dict.fromkeys(table.dataset[block] for block in table.blocks))
@@ -172,9 +173,14 @@ def _scope(table: Cells) -> Iterator[str]:
             "other splits or data."
         )
     elif len(datasets) == 1:
+        wider = (
+            "the wider Nadeau-Bengio interval is the one to look at."
+            if overlap(frame, table.blocks) is not None
+            else "they are too narrow; by how much is not known, as the share of images for testing is not."
+        )
         yield (
             f"Blocks are {len(splits)} splits of {datasets[0]}, which share images: intervals and tests speak about "
-            "these splits. For new data of the kind, the wider Nadeau-Bengio interval is the one to look at."
+            f"these splits. For new data of the kind, {wider}"
         )
     else:
         yield (

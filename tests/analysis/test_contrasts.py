@@ -235,6 +235,15 @@ def test_every_degenerate_frame_is_named_in_the_warnings(kind: str) -> None:
     assert NAMED[kind] in "\n".join(found.warnings)
 
 
+def test_arms_that_lost_equally_many_but_other_blocks_are_not_compared_by_their_means() -> None:
+    study = frames.small_study(arms=2, blocks=4)
+    frame = frames.sound(study, epochs=2)
+    for arm, block in (("a0", "digits/t0/s0"), ("a1", "digits/t0/s1")):
+        own = (frame.trials["arm"] == arm) & (frame.trials["block"] == block)
+        frame.trials.loc[own, ["state", "reason"]] = ("failed", "diverged")
+    assert "Arms finished different blocks" in "\n".join(compare(frame, study).warnings)
+
+
 def test_before_a_sweep_is_done_waiting_contrasts_take_one_line_and_lost_ones_their_own() -> None:
     waiting = compare(frames.nothing_run(STUDY), STUDY).warnings
     assert not [warning for warning in waiting if "Left out" in warning]

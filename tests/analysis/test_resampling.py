@@ -53,3 +53,11 @@ def test_a_comparison_over_splits_shows_the_wider_interval_and_says_why() -> Non
     assert result.other_p["nadeau-bengio"] == p
     assert expected.low < result.interval.low
     assert "5 splits of digits, which share images" in found.warnings[0]
+
+
+def test_an_interval_that_cannot_be_computed_is_not_pointed_at() -> None:
+    study = _study(*_splits("cifar+10"))
+    found = compare(frames.sound(study), study)
+    assert "nadeau-bengio" not in found.contrasts[0].intervals
+    assert "Nadeau-Bengio" not in "".join(found.warnings)
+    assert "they are too narrow; by how much is not known" in found.warnings[0]
