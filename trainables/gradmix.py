@@ -203,15 +203,15 @@ class Config:
 def _check_training(config: Config) -> None:
     for field in ("width", "epochs", "batch", "final_epochs", "map_every", "moco_queue", "k"):
         require(getattr(config, field) >= 1, config, field, "at least 1")
+    require(config.ssl == "moco" or config.batch >= 2, config, "batch", "at least 2: an image alone has no negatives")
     for field in ("temperature", "mix_alpha", "learning_rate"):
         require(0 < getattr(config, field) < float("inf"), config, field, "above 0 and finite")
     for field in ("theta", "lam", "first_theta", "first_lam", "weight_decay", "mix_weight_value"):
         require(0 <= getattr(config, field) < float("inf"), config, field, "at least 0 and finite")
     for field in ("jitter", "grayscale", "blur"):
         require(0 <= getattr(config, field) <= 1, config, field, "a probability, between 0 and 1")
-    require(
-        config.base_temperature is None or config.base_temperature > 0, config, "base_temperature", "above 0 or none"
-    )
+    base = config.base_temperature
+    require(base is None or 0 < base < float("inf"), config, "base_temperature", "above 0 and finite, or none")
     require(0 < config.learning_rate_decay <= 1, config, "learning_rate_decay", "above 0 and at most 1")
     require(0 <= config.momentum < 1, config, "momentum", "at least 0 and below 1")
     require(0 <= config.moco_momentum <= 1, config, "moco_momentum", "between 0 and 1")
@@ -232,6 +232,9 @@ def _check_mixing(config: Config) -> None:
     require(len(set(config.layers)) == len(config.layers), config, "layers", "different layers")
     shared = "one that needs no patch: mixup and cutmix have no patch cut at the margin"
     require(config.mix in ("none", "gradmix") or config.mix_weight != "effective", config, "mix_weight", shared)
+    simclr = config.lam > 0 and (config.stages == "single" or config.first_lam > 0)
+    alone = "false where lam or first_lam is 0: without L_simclr no mixed views are made"
+    require(simclr or not config.mix_supcon, config, "mix_supcon", alone)
 
 
 def _check_moco(config: Config) -> None:

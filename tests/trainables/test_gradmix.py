@@ -77,6 +77,10 @@ def trained(state) -> dict[str, torch.Tensor]:
         ({"milestones": (160, 120)}, "milestones"),
         ({"sign": 0}, "sign"),
         ({"k": 0}, "k=0"),
+        ({"batch": 1}, "an image alone has no negatives"),
+        ({"base_temperature": math.inf}, "base_temperature"),
+        ({"lam": 0.0, "mix_supcon": True}, "mix_supcon"),
+        ({"stages": "two", "first_theta": 1.0, "first_lam": 0.0, "mix_supcon": True}, "mix_supcon"),
         ({"ssl": "moco"}, "theta"),
         ({"ssl": "moco", "theta": 0.0}, "views"),
         ({"ssl": "moco", "theta": 0.0, "views": 1, "mix_form": "clean_all"}, "mix_form"),
@@ -278,8 +282,8 @@ def test_mixup_and_cutmix_use_the_other_view_of_the_partner():
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
 def test_drawn_sizes_follow_their_laws(alpha):
     def ratios(**changes):
-        config = replace(TINY, batch=1, mix_alpha=alpha, **changes)
-        return gradmix.draw(config, 0, 0, 4000, (64, 64), "cpu")
+        config = replace(TINY, batch=2, mix_alpha=alpha, **changes)
+        return gradmix.draw(config, 0, 0, 8000, (64, 64), "cpu")
 
     cutmix = ratios(mix="cutmix").share_SN
     assert 0.1 <= cutmix.min() < 0.2 < 0.8 < cutmix.max() <= 0.9
