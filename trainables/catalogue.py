@@ -37,7 +37,7 @@ METHODS: dict[str, Method] = {
     "adautomix": Method(adautomix.train, adautomix.Config),
     "dimension": Method(dimension.train, dimension.Config, judged.check_images),
     "gradmix": Method(gradmix.train, gradmix.Config),
-    "greg": Method(greg.train, greg.Config),
+    "greg": Method(greg.train, greg.Config, greg.check),
     "knn_ood": Method(knn_ood.train, knn_ood.Config, detection.check),
     "knn_osr": Method(knn_osr.train, knn_osr.Config, judged.check_images),
     "localisation": Method(localisation.train, localisation.Config, localisation.check),

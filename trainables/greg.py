@@ -51,7 +51,7 @@ from torch import Tensor, nn
 
 from trainables import augment, classifiers, detection, energy_sampling, loop, openset, outside, schedules, seeding
 from trainables.config import ConfigError, check_types, require
-from trainables.data_protocols import PROTOCOLS
+from trainables.data_protocols import PROTOCOLS, DataSpec, Protocol, protocol_of
 from trainables.datasets import Data, Images
 from trainables.protocol import Diverged, Epoch, Needed, State
 
@@ -414,6 +414,26 @@ class Auxiliary:
     """Of a step."""
 
 
+def check(config: Config, data: DataSpec, needed: Mapping[str, DataSpec]) -> None:
+    """Refuses data without auxiliary images before anything runs, pre-training included.
+
+    Raises:
+        ConfigError: naming the protocol.
+    """
+    del config, needed
+    if not _has_auxiliary(protocol_of(data)):
+        raise ConfigError(_nothing_to_train_against(data))
+
+
+def _has_auxiliary(protocol: Protocol) -> bool:
+    return any(outside.role(name) == "auxiliary" for name in protocol.outside)
+
+
+def _nothing_to_train_against(data: DataSpec) -> str:
+    having = ", ".join(name for name, protocol in PROTOCOLS.items() if _has_auxiliary(protocol))
+    return f"the protocol {data.protocol!r} has no auxiliary images. Those that have: {having}."
+
+
 def auxiliary_of(config: Config, data: Data, known: int, device: str) -> Auxiliary:
     """All auxiliary sets of the protocol as one.
 
@@ -422,10 +442,7 @@ def auxiliary_of(config: Config, data: Data, known: int, device: str) -> Auxilia
     """
     sets = [images for name, images in data.others.items() if outside.role(name) == "auxiliary"]
     if not sets:
-        having = [name for name, each in PROTOCOLS.items() if any(outside.role(n) == "auxiliary" for n in each.outside)]
-        raise ConfigError(
-            f"the protocol {data.spec.protocol!r} has no auxiliary images. Those that have: {', '.join(having)}."
-        )
+        raise ConfigError(_nothing_to_train_against(data.spec))
     pixels_MHWC = torch.cat([torch.from_numpy(np.array(images.pixels)) for images in sets]).to(device)
     images = min(len(pixels_MHWC), config.pool or len(pixels_MHWC))
     whole = f"the auxiliary set of {data.spec.protocol!r} has {len(pixels_MHWC)} images"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from torch import nn
 
 from tests.trainables.toys import images, open_set
 from trainables import classifiers, greg, pretraining, seeding
+from trainables.catalogue import METHODS
 from trainables.config import ConfigError
+from trainables.data_protocols import PROTOCOLS, DataSpec
 from trainables.datasets import Data, Images
 from trainables.greg import GREG, Config
 from trainables.protocol import Diverged, Needed
@@ -383,6 +386,20 @@ OF_THE_LOSS = {"base": "oe", "gradient_of": "loss", "indicator": "off"}
 def test_configs_that_contradict_themselves_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         Config(**fields)
+
+
+def test_data_without_auxiliary_images_are_refused_before_a_network_is_pretrained_on_them():
+    check = METHODS["greg"].check
+    assert check is not None
+    for name, protocol in PROTOCOLS.items():
+        given = {"start": DataSpec(protocol=name)}
+        if any(each.startswith("auxiliary") for each in protocol.outside):
+            check(GREG, DataSpec(protocol=name), given)
+            continue
+        with pytest.raises(
+            ConfigError, match=rf"'{re.escape(name)}' has no auxiliary images\. .*: digits-ood, cifar10"
+        ):
+            check(GREG, DataSpec(protocol=name), given)
 
 
 def test_auxiliary_sets_that_do_not_suit_are_refused():
