@@ -353,6 +353,8 @@ def ratios(config: Config, count_S: NDArray[np.int64], random: np.random.Generat
     )
     parts_SN = beta_SN if config.lam_law == "released" else gamma_SN
     parts_SN = np.where(np.arange(MOST) < count_S[:, None], parts_SN, 0.0)
+    (lost,) = np.nonzero(~parts_SN.any(1))  # a small c: all too small for a float, and one alone has nearly everything
+    parts_SN[lost, random.integers(0, count_S[lost])] = 1.0
     pair_SN = np.zeros(size)
     pair_SN[:, 0], pair_SN[:, 1] = beta_SN[:, 0], 1 - beta_SN[:, 0]
     return np.where((count_S == 2)[:, None], pair_SN, parts_SN / parts_SN.sum(1, keepdims=True))

@@ -455,6 +455,17 @@ def test_two_ratios_are_a_beta_and_its_complement_by_both_laws():
         np.testing.assert_allclose(lam[:, 1], 1 - lam[:, 0])
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("law", ["released", "dirichlet"])
+def test_ratios_of_a_tiny_concentration_are_ratios_too(law, count):
+    """In the limit a Beta is a coin: one image has all where at most one coin shows heads; with Dirichlet, always."""
+    config = replace(TINY, lam_law=law, concentration=1e-5)
+    lam = adautomix.ratios(config, np.full(20_000, count), np.random.default_rng(0))
+    np.testing.assert_allclose(lam.sum(1), 1)
+    alone = 1.0 if law == "dirichlet" or count == 2 else (count + 1) / 2**count
+    np.testing.assert_allclose((lam[:, :count] > 0.999).mean(0), alone / count, atol=0.012)
+
+
 def test_the_number_of_images_can_be_drawn_anew():
     draws = adautomix.draw(replace(TINY, images=4, any_count=True), 0, 0, 800, "cpu")
     assert set(draws.count_S) == {2, 3, 4}
