@@ -47,8 +47,8 @@ ARMS = (
 )
 CUT_ARMS = (
     ARMS[-1],
-    arm("puzzlemix", "PuzzleMix", PUZZLEMIX, alpha=ALPHA, saliency_mode="train", **SALIENT),
-    arm("comixup", "Co-Mixup", COMIXUP, alpha=ALPHA, **SALIENT),
+    arm("puzzlemix", "PuzzleMix", PUZZLEMIX, saliency_mode="train", **SALIENT),
+    arm("comixup", "Co-Mixup", COMIXUP, **SALIENT),
 )
 
 # Seconds are of a trial with its share of the training: half of the trials evaluate alone.
@@ -136,8 +136,8 @@ NOTES = (
     "The threshold on the map, a quarter of its range, is the same for all, and need not suit all: "
     "`localisation_best` has each network's best one, chosen on the test images.",
     "The paper gives no code for this; the conventions are those of Co-Mixup's code, in `trainables/localisation.py`.",
-    "Its other rows are quoted from Co-Mixup. With which alpha those were trained on ImageNet is not said: here 0.2, "
-    "as R-Mix's, and 1 for CutMix.",
+    "Its other rows are quoted from Co-Mixup. With which alpha Input and Manifold Mixup were trained on ImageNet is not "
+    "said: here 0.2, as R-Mix's, and 1 for CutMix. PuzzleMix and Co-Mixup have 1 and 2 there, by their own code.",
 )
 LOCALISATION = Study(
     name="rmix_localisation",

@@ -19,8 +19,9 @@ Deviations:
 1. The cut is `trainables.graphcuts`'s, in floats.
 2. No adversarial noise, which the repository has for another experiment.
 3. Images of any size are mixed with these settings, and a grid whose cells hold no whole number of patches is not
-   drawn: 16 cells a side on 224 pixels. The repository's path for ImageNet moves whole cells, has beta 1.5 and compares
-   squares of 2 pixels, so that 16 fit there.
+   drawn: 16 cells a side on 224 pixels. The repository's path for ImageNet moves whole cells and compares squares of 2
+   pixels, so that 16 fit there; its beta is 1.5; and from epoch 40 of 100 on it looks at the clean images in eval mode
+   and leaves out their gradient.
 
 As released, and not obvious: the auction ends after as many rounds as cells a side, settled or not. A patch can win a
 cell only where its saliency is worth more than the way, so cells that are not shown mostly stay empty; they are left at
