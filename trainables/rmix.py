@@ -101,7 +101,7 @@ class Config:
     epochs: int = 300
     """[P] 300; 400 for WRN-28-10 (its default in the code: 300)."""
     batch: int = 100
-    """[C] 100; the rest of an epoch is dropped."""
+    """[P] 100; the rest of an epoch is dropped [C]."""
     learning_rate: float = 0.29947526988779305
     """The largest. [C]; [P] 0.3. 0.2 with `multi_step` [C]. Not read by `imagenet_fast`, which has its own."""
     schedule: Literal["one_cycle", "multi_step", "imagenet_fast"] = "one_cycle"
@@ -143,7 +143,7 @@ class Config:
     probability: float = 1.0
     """Share of batches that are mixed. [C] 0.5 for CutMix+, 1 for all others."""
     alpha: float = 1.0
-    """lam ~ Beta(alpha, alpha), ResizeMix's tau, Co-Mixup's Dirichlet. [P] 1 on CIFAR, [C] 0.2 on ImageNet."""
+    """lam ~ Beta(alpha, alpha), ResizeMix's tau, Co-Mixup's Dirichlet. [P] 1 on CIFAR, 0.2 on ImageNet."""
     lam_per: Literal["batch", "sample"] = "batch"
     """One lam for the batch [C], or one an image; Mixup, Manifold Mixup and R-Mix only."""
     partner: Literal["random", "flip"] = "random"
