@@ -253,6 +253,7 @@ def _evidence(one: _Tested, apart: float, same: float | None, family: int, study
         alpha=study.alpha,
         outcome=study.outcome,
         needed=verdict.blocks_needed(one.differences, contrast.margin, contrast.test, strictest),
+        corrected=study.correction != "none",
     )
 
 

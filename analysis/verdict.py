@@ -30,7 +30,7 @@ Savage, Annals of Mathematical Statistics 27 (1956)). A report warns where the d
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ from analysis import equivalence as tost
 from analysis import power
 from analysis.findings import Interval, Verdict, Word
 from analysis.significance import (
+    DRAWS,
     EXACT_LIMIT,
     Floats,
     constant,
@@ -68,6 +69,8 @@ class Evidence:
     outcome: Outcome
     needed: int | None = None
     """Blocks in all that would likely decide."""
+    corrected: bool = True
+    """Whether the study declares a correction at all."""
 
 
 def coarse(differences_RN: Floats) -> npt.NDArray[np.bool_]:
@@ -108,7 +111,8 @@ def _larger_where_coarse(p: Floats, differences_RN: Floats, exact: Callable[[Flo
 
 def test_name(differences: Floats, test: str, claim: str) -> str:
     """Which test decided, in words."""
-    name = "paired t" if test == "t" else "sign-flip (exact)"
+    exact = differences.size <= EXACT_LIMIT
+    name = "paired t" if test == "t" else f"sign-flip ({'exact' if exact else f'{DRAWS} random draws'})"
     if test == "t" and differences.size > 1:
         if bool(constant(differences)):
             name = "sign-flip (exact), as the differences do not vary"
@@ -190,8 +194,12 @@ def _rejects(p: float | None, alpha: float) -> bool:
 def _apart(evidence: Evidence) -> Verdict:
     gain = evidence.interval.estimate * (1 if evidence.outcome.higher_is_better else -1)
     word: Word = "better" if gain > 0 else "worse"
-    size = amount(abs(evidence.interval.estimate), evidence.outcome)
-    text = f"{evidence.arm} is {word} than {evidence.reference} by {size} ({_support(evidence, evidence.p_difference)})"
+    found = evidence.interval
+    if found.estimate < 0:  # the sentence speaks of the size, and so does its interval
+        found = replace(found, estimate=-found.estimate, low=-found.high, high=-found.low)
+    size = amount(found.estimate, evidence.outcome)
+    support = _support(evidence, found, evidence.p_difference)
+    text = f"{evidence.arm} is {word} than {evidence.reference} by {size} ({support})"
     if _rejects(evidence.p_equivalence, evidence.alpha) and evidence.margin is not None:
         text += f", though by less than the margin of {amount(evidence.margin, evidence.outcome)}"
     return Verdict(word, text + ".")
@@ -202,7 +210,7 @@ def _same(evidence: Evidence) -> Verdict:
     assert evidence.p_equivalence is not None
     text = (
         f"{evidence.arm} and {evidence.reference} are equivalent within {amount(evidence.margin, evidence.outcome)} "
-        f"({_support(evidence, evidence.p_equivalence)})"
+        f"({_support(evidence, evidence.interval, evidence.p_equivalence)})"
     )
     if _rejects(evidence.p_difference, evidence.alpha):
         text += (
@@ -220,7 +228,7 @@ def _undecided(evidence: Evidence) -> Verdict:
     which = min(p, evidence.p_difference)
     text = f"{pair} are not separated by this data"
     text += " nor shown to be equivalent" if evidence.margin is not None else ""
-    text += f" ({_support(evidence, which)})."
+    text += f" ({_support(evidence, evidence.interval, which)})."
     if evidence.needed is not None:
         text += f" About {evidence.needed} blocks would likely decide, at the mean and variance seen."
     else:
@@ -228,13 +236,12 @@ def _undecided(evidence: Evidence) -> Verdict:
     return Verdict("undecided", text, evidence.needed)
 
 
-def _support(evidence: Evidence, p: float) -> str:
-    interval, unit = evidence.interval, evidence.outcome.unit
-    bounds = ""
+def _support(evidence: Evidence, interval: Interval, p: float) -> str:
+    unit, bounds = evidence.outcome.unit, ""
     if math.isfinite(interval.low):
         low, high = number(interval.low * unit), number(interval.high * unit)
         bounds = f"{100 * interval.level:g}% interval {low} to {high}, "
-    return f"{bounds}corrected p {p_text(p)}, {evidence.n} blocks"
+    return f"{bounds}{'corrected ' if evidence.corrected else ''}p {p_text(p)}, {evidence.n} blocks"
 
 
 def amount(value: float, outcome: Outcome) -> str:

@@ -1,5 +1,6 @@
 """The rule, case by case, and its row form against its parts."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_sentences() -> None:
     )
 
 
+def test_the_interval_is_that_of_the_size_named() -> None:
+    """'By 1.3 points' with an interval around minus 1.3 would contradict itself."""
+    assert verdict.difference(evidence(-0.013, 0.0123)).sentence == (
+        "Layer 4 is worse than Baseline by 1.3 points (95% interval 0.4 to 2.2, corrected p = 0.012, 10 blocks)."
+    )
+    loss = dataclasses.replace(evidence(-0.013, 0.0123, outcome=LOSS), corrected=False)
+    assert verdict.difference(loss).sentence == (
+        "Layer 4 is better than Baseline by 0.013 (95% interval 0.004 to 0.022, p = 0.012, 10 blocks)."
+    )
+
+
 def test_undecided_says_what_would_decide() -> None:
     found = verdict.difference(evidence(apart=0.3, same=0.4, needed=34))
     assert found.blocks_needed == 34
@@ -133,6 +145,7 @@ def test_the_test_that_decided_is_named() -> None:
     fine, few, equal = np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 2.0]), np.ones(3)
     assert verdict.test_name(fine, "t", "difference") == "paired t"
     assert verdict.test_name(fine, "sign-flip", "equivalence") == "TOST, sign-flip (exact)"
+    assert verdict.test_name(np.arange(41.0), "sign-flip", "difference") == "sign-flip (99999 random draws)"
     assert verdict.test_name(few, "t", "difference").startswith("paired t and sign-flip")
     assert verdict.test_name(equal, "t", "difference").startswith("sign-flip (exact), as")
 
