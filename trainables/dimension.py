@@ -10,7 +10,7 @@ classes.
 
 Deviations:
 1. Those of `trainables.metrics` and, with 'head' and 'classes', none from what `trainables.gradmix` reports itself.
-2. At most `points` images of each class, or of all, are taken: the first ones.
+2. At most `points` images of each class, or of all, are taken: where there are more, evenly over their order.
 
 Shapes: N training images, D features.
 """

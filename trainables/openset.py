@@ -191,10 +191,15 @@ def linear_accuracy(
 def dimension(
     features_ND: np.ndarray, labels_N: np.ndarray, points: int = 5000, fraction: float = 0.9
 ) -> dict[str, float]:
-    """Mean over classes of TwoNN on at most `points` images each; empty when no class has enough distinct images."""
-    values = [
-        metrics.intrinsic_dimension(features_ND[labels_N == label][:points], fraction) for label in np.unique(labels_N)
-    ]
+    """Mean over classes of TwoNN on at most `points` images each; empty when no class has enough distinct images.
+
+    Of more images every so many-th is taken: some data sets come class by class.
+    """
+    values = []
+    for label in np.unique(labels_N):
+        rows = np.flatnonzero(labels_N == label)
+        spread = np.arange(min(points, len(rows))) * len(rows) // min(points, len(rows))
+        values.append(metrics.intrinsic_dimension(features_ND[rows[spread]], fraction))
     finite = [value for value in values if np.isfinite(value)]
     return {"intrinsic_dimension": float(np.mean(finite))} if finite else {}
 

@@ -67,11 +67,13 @@ def test_by_default_it_is_what_gradmix_reports_itself():
     assert found["accuracy"] == wanted["accuracy"]
 
 
-def test_fewer_points_are_the_first():
-    first = np.concatenate([np.flatnonzero(DATA.train.labels == label)[:6] for label in range(3)])
-    few = replace(DATA, train=Images(DATA.train.pixels[first], DATA.train.labels[first]))
+def test_fewer_points_are_spread_evenly_over_the_images():
+    rows = np.concatenate([np.flatnonzero(DATA.train.labels == label)[::2] for label in range(3)])
+    few = replace(DATA, train=Images(DATA.train.pixels[rows], DATA.train.labels[rows]))
     assert run(points=6)["intrinsic_dimension"] == run(data=few)["intrinsic_dimension"]
     assert run(points=6)["intrinsic_dimension"] != run()["intrinsic_dimension"]
+    # Images that come class by class, as these do: all classes are among the points.
+    assert run(points=18, over="all")["intrinsic_dimension"] == run(data=few, over="all")["intrinsic_dimension"]
 
 
 # What is refused
