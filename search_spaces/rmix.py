@@ -198,8 +198,8 @@ PK = Study(
         },
         "Table 7",
     ),
-    claim="Coarse patches are best: {2, 4} with K = 10, and finer ones lose up to two and a half points; K "
-    "matters little.",
+    claim="Coarse patches are best: {2, 4} with K = 10, and finer ones lose up to two and a half points; K matters "
+    "little.",
     notes=(
         LAST,
         CIFAR100_ONLY,

@@ -136,8 +136,8 @@ NOTES = (
     "The threshold on the map, a quarter of its range, is the same for all, and need not suit all: "
     "`localisation_best` has each network's best one, chosen on the test images.",
     "The paper gives no code for this; the conventions are those of Co-Mixup's code, in `trainables/localisation.py`.",
-    "Its other rows are quoted from Co-Mixup. With which alpha Input and Manifold Mixup were trained on ImageNet is not "
-    "said: here 0.2, as R-Mix's, and 1 for CutMix. PuzzleMix and Co-Mixup have 1 and 2 there, by their own code.",
+    "Its other rows are quoted from Co-Mixup. With which alpha Input and Manifold Mixup were trained on ImageNet is "
+    "not said: here 0.2, as R-Mix's, and 1 for CutMix. PuzzleMix and Co-Mixup have 1 and 2 there, by their own code.",
 )
 LOCALISATION = Study(
     name="rmix_localisation",
