@@ -270,7 +270,7 @@ def known_score(config: Config, logits_NK: Tensor) -> Tensor:
     if config.base == "oe":
         return logits_NK.softmax(1).amax(1)
     if config.base == "dos":
-        return 1 - logits_NK.softmax(1)[:, -1]
+        return 1 - logits_NK.softmax(1)[:, -1].double()  # in float32 all probabilities below 6e-8 would tie
     return -energy(logits_NK)
 
 

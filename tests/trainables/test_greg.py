@@ -209,6 +209,14 @@ def test_scores_are_high_for_what_looks_known():
         assert greg.known_score(config, sure) > greg.known_score(config, unsure)
 
 
+def test_images_that_are_surely_known_are_told_apart_by_a_class_of_its_own_as_in_the_code():
+    """It subtracts Python's numbers from 1, so probabilities of 1e-9 and 1e-8 are two scores."""
+    p = torch.tensor([1e-12, 1e-9, 1e-8, 1e-7, 0.5])
+    scores = greg.known_score(greg.DOS, torch.stack([torch.log1p(-p), p.log()], dim=1))
+    assert scores.unique().tolist() == scores.flip(0).tolist()
+    np.testing.assert_allclose(1 - scores.numpy(), p.numpy(), rtol=1e-3)
+
+
 def test_the_gradient_of_the_loss_itself_is_the_codes_for_a_class_of_its_own():
     network, x, labels, _ = golden_case("nobn")
     labels = labels % 4
