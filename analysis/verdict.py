@@ -224,11 +224,9 @@ def _undecided(evidence: Evidence) -> Verdict:
     if evidence.n < 2:
         have = "no block" if evidence.n == 0 else "one block"
         return Verdict("undecided", f"{pair} share {have}; a verdict needs at least two.", evidence.needed)
-    p = evidence.p_equivalence if evidence.p_equivalence is not None else evidence.p_difference
-    which = min(p, evidence.p_difference)
     text = f"{pair} are not separated by this data"
     text += " nor shown to be equivalent" if evidence.margin is not None else ""
-    text += f" ({_support(evidence, evidence.interval, which)})."
+    text += f" ({_support(evidence, evidence.interval, evidence.p_difference, evidence.p_equivalence)})."
     if evidence.needed is not None:
         text += f" About {evidence.needed} blocks would likely decide, at the mean and variance seen."
     else:
@@ -236,12 +234,14 @@ def _undecided(evidence: Evidence) -> Verdict:
     return Verdict("undecided", text, evidence.needed)
 
 
-def _support(evidence: Evidence, interval: Interval, p: float) -> str:
+def _support(evidence: Evidence, interval: Interval, p: float, other_p: float | None = None) -> str:
+    """What a verdict rests on; with a second p, the first is named as that of difference, the second of equivalence."""
     unit, bounds = evidence.outcome.unit, ""
     if math.isfinite(interval.low):
         low, high = number(interval.low * unit), number(interval.high * unit)
         bounds = f"{100 * interval.level:g}% interval {low} to {high}, "
-    return f"{bounds}{'corrected ' if evidence.corrected else ''}p {p_text(p)}, {evidence.n} blocks"
+    found = p_text(p) if other_p is None else f"{p_text(p)} for a difference and {p_text(other_p)} for equivalence"
+    return f"{bounds}{'corrected ' if evidence.corrected else ''}p {found}, {evidence.n} blocks"
 
 
 def amount(value: float, outcome: Outcome) -> str:

@@ -92,7 +92,9 @@ def test_the_interval_is_that_of_the_size_named() -> None:
 def test_undecided_says_what_would_decide() -> None:
     found = verdict.difference(evidence(apart=0.3, same=0.4, needed=34))
     assert found.blocks_needed == 34
-    assert "nor shown to be equivalent" in found.sentence
+    assert "nor shown to be equivalent (95% interval 0.4 to 2.2, corrected p = 0.3 for a difference and = 0.4 for" in (
+        found.sentence
+    )
     assert found.sentence.endswith("About 34 blocks would likely decide, at the mean and variance seen.")
     assert "No affordable number" in verdict.difference(evidence(apart=0.9)).sentence
 
