@@ -101,7 +101,7 @@ class Config:
     clip: float | None = None
     """Largest norm of all gradients together; [C] 10 for Swin-T."""
     label_smoothing: float = 0.0
-    """Of the student's targets; [C] 0.1 for Swin-T."""
+    """Of the targets of all cross-entropies, the teacher's too; [C] 0.1 for Swin-T and ConvNeXt-T."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the networks' passes; masks, mixing and losses are fp32. [C] fp32."""
     channels_last: bool = False
@@ -532,7 +532,7 @@ def teacher_terms(
         seen = passed(config, trio.teacher, x_BCHW)
     if "teacher" in config.terms:
         labels_NB = step.labels_B[step.generator_NB]
-        terms["loss_teacher"] = mixed_cross_entropy(seen.mix_BK, labels_NB, step.generator_N)
+        terms["loss_teacher"] = mixed_cross_entropy(seen.mix_BK, labels_NB, step.generator_N, config.label_smoothing)
     if "cosine" in config.terms and config.mix == "adautomix":
         mine, theirs = (
             (seen.mix_BK, clean.mix_BK) if config.cosine_of == "logits" else (seen.pooled_BD, clean.pooled_BD)

@@ -151,15 +151,16 @@ def updated(config, trio, step):
     return adautomix.update(config, trio, optimizer, step)
 
 
-def cross_entropy(logits, step, lam, places):
+def cross_entropy(logits, step, lam, places, smoothing=0.0):
     return sum(
-        weight * F.cross_entropy(logits, step.labels_B[index]) for weight, index in zip(lam, places, strict=True)
+        weight * F.cross_entropy(logits, step.labels_B[index], label_smoothing=smoothing)
+        for weight, index in zip(lam, places, strict=True)
     )
 
 
 def plainly(config, trio, step):
     """Losses of student and generator, by as many passes as the released class makes, from the equations."""
-    x, y = step.x_BCHW, step.labels_B
+    x, y, smoothing = step.x_BCHW, step.labels_B, config.label_smoothing
     with torch.no_grad():
         features = trio.teacher(x).features_Bchw
         own = trio.generator(features, step.student_NB, step.student_N)
@@ -167,25 +168,25 @@ def plainly(config, trio, step):
     x_generator = sum(masks[:, n, None] * x[index] for n, index in enumerate(step.generator_NB))
     x_student = sum(own[:, n, None] * x[index] for n, index in enumerate(step.student_NB))
     seen = trio.teacher(x_generator)
-    amce_teacher = cross_entropy(seen.mix_BK, step, step.generator_N, step.generator_NB)
+    amce_teacher = cross_entropy(seen.mix_BK, step, step.generator_N, step.generator_NB, smoothing)
     cosine = 0.0
     for lam, index in zip(step.generator_N, step.generator_NB, strict=True):
         with torch.no_grad():
             clean = trio.teacher(x[index])
         pair = (seen.mix_BK, clean.mix_BK) if config.cosine_of == "logits" else (seen.pooled_BD, clean.pooled_BD)
         cosine = cosine + lam * F.cosine_similarity(*pair).mean()
-    ace = F.cross_entropy(trio.student(x).one_BK, y)
+    ace = F.cross_entropy(trio.student(x).one_BK, y, label_smoothing=smoothing)
     a, b = config.alpha, config.beta
     if len(step.student_NB) == 2:
         student = ace
     else:
         linear = sum(lam * x[index] for lam, index in zip(step.student_N, step.student_NB, strict=True))
-        mce = cross_entropy(trio.student(linear).mix_BK, step, step.student_N, step.student_NB)
+        mce = cross_entropy(trio.student(linear).mix_BK, step, step.student_N, step.student_NB, smoothing)
         student = (1 - a) * ace + a * mce
-    student = student + cross_entropy(trio.student(x_student).mix_BK, step, step.student_N, step.student_NB)
+    student = student + cross_entropy(trio.student(x_student).mix_BK, step, step.student_N, step.student_NB, smoothing)
     if config.generator_objective == "eq15":
         frozen = copy.deepcopy(trio.student).requires_grad_(False)
-        harder = cross_entropy(frozen(x_generator).mix_BK, step, step.generator_N, step.generator_NB)
+        harder = cross_entropy(frozen(x_generator).mix_BK, step, step.generator_N, step.generator_NB, smoothing)
         return student, -harder + b * amce_teacher - (1 - b) * cosine
     if config.generator_objective == "official" and step.adversarial:
         return student, -b * amce_teacher + (1 - b) * cosine
@@ -203,6 +204,8 @@ PLAIN = {
     "eq15, pooled features": {**EQ15, "cosine_of": "features", "beta": 0.6, "alpha": 0.2},
     "cooperative": {"generator_objective": "cooperative"},
     "one head": {"heads": "shared"},
+    "labels smoothed": {"label_smoothing": 0.2},
+    "eq15, labels smoothed": {**EQ15, "label_smoothing": 0.2},
 }
 
 
