@@ -258,6 +258,8 @@ BASE = study(
         RATE,
         "OE and POEM with a gradient term are not in the public code. Here OE's score is the largest probability, with "
         "no indicator; POEM is energy training on auxiliary images chosen by posterior sampling.",
+        "How long the table's OE and POEM were trained is not said: here as long as energy training, from the same "
+        "networks. POEM's own code trains from scratch.",
         "The code's gradient term is the paper's over the number of rows of a step (128 at batch 64), so its weight of "
         "1 is 1/128 in the paper's formula: `greg_normalisation`.",
     ),
@@ -398,7 +400,7 @@ INDICATOR = study(
 WAYS: tuple[greg.Sampling, ...] = ("one_way", "two_way")
 CLUSTERS = (8, 16, 32, 64, 128)
 REPRESENTATIONS: tuple[energy_sampling.Representation, ...] = ("raw", "dimension", "mean_norm")
-"""Beside "norm"; the code has two more."""
+"""Beside "norm"; a config can name two more."""
 IMAGENET = (
     "On ImageNet with 10 known classes (`greg_imagenet`) the paper prints an FPR95 of 35.08 with sampling, and 47.26 "
     "without it, which is worse than energy training's 45.23."

@@ -13,6 +13,7 @@ seed gives one network on every device.
 Deviations:
 1. `width` scales all channels; at 64 each is the published network.
 2. Average pooling is over all pixels, whatever the image's size. At 32 x 32 the kernels of 4 and 8 are that too.
+3. ResNet-18's last bias starts at 0, torchvision's within 1 / sqrt(inputs). DenseNets: `trainables.densenet`.
 
 Details worth knowing: the PreAct ResNet has no batch norm before its pooling. The Wide ResNets of the mixing literature
 (16-8, 28-10) have convolutions with biases, the stride on a block's second one, a shortcut from the raw input, and a

@@ -6,7 +6,10 @@ for ImageNet; andreasveit/densenet-pytorch for DenseNet-BC on small images, whic
 The parts of a `trainables.classifiers.Classifier`: a stem, stages with a transition before all but the first, a last
 norm. Bottleneck layers of 4 growths, transitions that halve the channels.
 
-Deviations: none known.
+Deviations:
+1. First weights are drawn as in `classifiers.initialise`, 'he': convolutions with variance 2 / fan out. GReg's
+   DenseNet-BC has 2 / (layers of a stage), a standard deviation of 0.354 whatever the fan; torchvision's DenseNet-121
+   2 / fan in. What follows a convolution is a batch norm, which takes their size out.
 """
 
 from collections.abc import Sequence

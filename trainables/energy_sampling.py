@@ -3,7 +3,8 @@
 Papers: GReg+ (arXiv 2404.12368), energy-based clustering; DOS (arXiv 2306.02031) for the window and one-way selection;
 POEM (arXiv 2206.13687) for posterior sampling. Repositories: o4lc/Greg-OOD, deeplearning-wisc/poem.
 
-An image's weight is the score of its base loss, low where the detector would take it for in-distribution: low is hard.
+An image's weight is its energy, with DOS the probability of the class of auxiliary images: low where the detector
+would take it for in-distribution, so low is hard.
 
 Deviations:
 1. K-means runs in torch, on the device of the features, seeded; the code calls scikit-learn's, unseeded. Seeding is
@@ -12,6 +13,7 @@ Deviations:
 2. The top-up is drawn from a named stream of each step; in the code from Python's global generator.
 3. 'softmax' leaves out the class of auxiliary images where there is one (DOS); the code leaves out the last class of
    any network.
+4. The code can also cluster the principal components of features of length 1.
 
 Shapes: B candidates, W of them in the window, D features, K clusters, R restarts.
 """
@@ -215,7 +217,8 @@ def posterior(features_ND: Tensor, targets_N: Tensor, *, prior: float, noise: fl
     """Mean (D,) and covariance (D, D), in float64, of a linear detector's weights after seeing features and targets.
 
     Bayesian regression with prior N(0, prior I) and noise of variance `noise`. As in the code, the covariance is the
-    inverse precision times `prior`; so it is before anything is seen.
+    inverse precision times `prior`. So it is before anything is seen, where the code has the prior's: detectors differ
+    by their length then, which no order of images depends on.
 
     Args:
         features_ND: N may be 0.

@@ -26,11 +26,15 @@ Deviations:
    terms. The paper's own formula has no cross terms, and would take a backward pass for each image.
 3. OE and POEM with a gradient term are in the paper's table and not in its code. For OE the score is S = -max_k p_k
    without an indicator ([D]); POEM is energy-bounded training on images chosen by posterior sampling.
-4. POEM's posterior is computed from training images and the last epoch's auxiliary images by the current network; its
-   code keeps those of four epochs. Its first epoch's detector is drawn from the prior alone.
+4. POEM's posterior is computed from training images and the last epoch's auxiliary images, as they are, by the current
+   network. Its code keeps those of four epochs, augmented, with the known ones as often, and adds one draw of the noise
+   to all targets. Its first epoch's detector is drawn from the prior alone, whose mean is 0; the code's is random and
+   small.
 5. DOS has K + 1 logits and trains from scratch.
-6. SGD everywhere; the released script for clustered CIFAR runs has Adam at 0.1, which `optimizer` can ask for.
+6. SGD by default; the released script for clustered CIFAR runs has Adam at 0.1, the commands for ImageNet have Adam,
+   too: `optimizer` can ask for it.
 7. An epoch is as long as the shorter of the two data sets allows; the rest of either is dropped.
+8. Dual ascent stops at a weight of 0; the code's weight could become negative.
 
 Expected, [P] CIFAR-10, means of six test sets: FPR95 11.26 with energy, 7.93 with GReg (DenseNet); AUROC 97.43, 98.12.
 Cost: the term differentiates a gradient, so a step costs about twice one without it (one pass forward, one back to the
@@ -87,7 +91,7 @@ class Config:
     momentum: float = 0.9
     """Nesterov's, of SGD. [C]"""
     weight_decay: float = 1e-4
-    """[C] with SGD; none with Adam."""
+    """[C] with SGD. With Adam the code has none: 0."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network's passes; losses are fp32. [C] fp32."""
     channels_last: bool = False
@@ -125,7 +129,7 @@ class Config:
     updates: Literal["once", "twice"] = "twice"
     """How often a step moves the running statistics; [C] twice, as it has two passes in training mode."""
     dual: bool = False
-    """Dual ascent: lam_gradient grows by 0.1 (term - 0.01) at every step. An option of [C]."""
+    """Dual ascent: lam_gradient grows by 0.1 (term - 0.01) at every step, not below 0. An option of [C]."""
 
     # Auxiliary images
     sampling: Sampling = "random"
