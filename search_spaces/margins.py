@@ -7,7 +7,7 @@ T9 to T11 and I2 vary what it fixes.
 All arms of a size share blocks and settings, so a loss that several studies contain is trained once for all of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
@@ -176,10 +176,15 @@ def cells(losses: Mapping[str, str], dataset: str = "toy") -> Iterator[Published
     """
     for arm, loss in losses.items():
         where = "Table 6.1" if loss in TABLE_6_1 else "toy run committed on 2023-07-01 (s = 15), not in the thesis"
-        for metric, value in zip(RATES, TABLE_6_1.get(loss, EARLIER.get(loss, ())), strict=False):
-            if value is not None:
-                points = round(100 * value, 2)
-                yield Published(arm=arm, dataset=dataset, metric=metric, value=points, where=f"{where}, {LABELS[loss]}")
+        row = TABLE_6_1.get(loss, EARLIER.get(loss, ()))
+        yield from in_points(row, arm=arm, dataset=dataset, where=f"{where}, {LABELS[loss]}")
+
+
+def in_points(row: Sequence[float | None], **of: str) -> Iterator[Published]:
+    """The numbers of a table's row, printed as fractions; `of`: the other fields of each. A blank cell gives none."""
+    for metric, value in zip(RATES, row, strict=False):
+        if value is not None:
+            yield Published(metric=metric, value=round(100 * value, 2), **of)
 
 
 def losses_of(arms: Iterable[Arm]) -> dict[str, str]:
@@ -644,12 +649,8 @@ TINY_GPU = Scale(
 def on_imagenet(losses: Mapping[str, str], datasets: Iterable[str]) -> Iterator[Published]:
     """What was printed of arms on ImageNet's protocols, in points; `losses` as in `cells`."""
     for (arm, loss), dataset in product(losses.items(), datasets):
-        for metric, value in zip(RATES, TABLE_6_2[loss][IMAGENET.index(dataset)], strict=True):
-            if value is not None:
-                points = round(100 * value, 2)
-                yield Published(
-                    arm=arm, dataset=dataset, metric=metric, value=points, where=f"Table 6.2, {LABELS[loss]}"
-                )
+        row = TABLE_6_2[loss][IMAGENET.index(dataset)]
+        yield from in_points(row, arm=arm, dataset=dataset, where=f"Table 6.2, {LABELS[loss]}")
 
 
 def imagenet(*where: Block, **settings: Any) -> Scale:
