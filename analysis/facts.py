@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.findings import Findings
 from analysis.frame import Frame
 from search_spaces.study import Arm, Scale, Study, config_fields
 
@@ -51,22 +52,26 @@ def size(study: Study, scale: str) -> Scale | None:
     return next((size for size in study.scales if size.name == scale), None)
 
 
-def failures(frame: Frame, study: Study) -> tuple[Failure, ...]:
-    """Failed cells, in the frame's order."""
-    failed = frame.trials[frame.trials["state"] == "failed"]
+def failures(frame: Frame, findings: Findings, study: Study) -> tuple[Failure, ...]:
+    """Cells that failed, or were done and have no value of the outcome; in the frame's order."""
+    lost = {(arm.arm, block): why for arm in findings.arms for block, why in arm.failed.items()}
     named = {arm.name: arm.label or arm.name for arm in study.arms}
-    return tuple(
-        Failure(
-            named.get(row["arm"], row["arm"]),
-            row["block"],
-            row["trial"],
-            row["reason"] or "unknown",
-            row["error"] or "",
-            int(row["epochs"]),
-            int(row["attempts"]),
-        )
-        for row in failed.to_dict("records")
-    )
+    found = []
+    for row in frame.trials.to_dict("records"):
+        failed, why = row["state"] == "failed", lost.get((row["arm"], row["block"]))
+        if failed or why:
+            found.append(
+                Failure(
+                    named.get(row["arm"], row["arm"]),
+                    row["block"],
+                    row["trial"],
+                    (row["reason"] or "unknown") if failed else "no value",
+                    (row["error"] if failed else why) or "",
+                    int(row["epochs"]),
+                    int(row["attempts"]),
+                )
+            )
+    return tuple(found)
 
 
 def costs(frame: Frame, study: Study) -> tuple[Cost, ...]:

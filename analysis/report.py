@@ -156,7 +156,7 @@ def _page(
             published_contrasts=tables.published_contrasts(findings, study),
             agreement=wording.agreement(findings, study),
             costs=tables.costs(facts.costs(frame, study), study),
-            failures=tables.failures(facts.failures(frame, study)),
+            failures=tables.failures(facts.failures(frame, findings, study)),
             pictures=pictures,
             shown=[picture.name for picture in shown.pictures],
             shown_notes=shown.notes,

@@ -370,7 +370,7 @@ def departures(found: Sequence[facts.Departure]) -> Table | None:
 
 
 def failures(found: Sequence[facts.Failure]) -> Table:
-    """Every failed run with its reason."""
+    """Every run without a value, and why."""
     columns = (
         Column("arm", "left"),
         Column("block", "left"),
@@ -384,9 +384,8 @@ def failures(found: Sequence[facts.Failure]) -> Table:
         Row((lost.arm, lost.block, lost.reason, lost.error, str(lost.epochs), str(lost.attempts), lost.trial))
         for lost in found
     )
-    return Table(
-        "failures", "Runs that failed. A comparison leaves out a block that one of its arms failed on.", columns, body
-    )
+    caption = "Runs that failed or gave no value. A comparison leaves out a block that one of its arms failed on."
+    return Table("failures", caption, columns, body)
 
 
 def terminal(findings: Findings, study: Study, *, width: int = 100) -> str:

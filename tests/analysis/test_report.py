@@ -87,6 +87,21 @@ def test_failures_paper_provenance_and_command_are_on_it(study: Study, made: tup
     assert ["width", "64", "16"] in [row for table in page.tables for row in table]
 
 
+@pytest.mark.parametrize("kind", ["not_a_number", "no_epochs"])
+def test_a_run_that_ended_without_a_value_is_among_the_failures(kind: str, tmp_path: Path) -> None:
+    small = frames.small_study(blocks=2)
+    findings, page, _ = written(tmp_path, small, frames.DEGENERATE[kind](small))
+    assert "No run failed." not in page.text
+    why = findings.arms[-1].failed["digits/t0/s0"]
+    trial = trial_of(frames.DEGENERATE[kind](small), "a2", "digits/t0/s0")
+    assert ["a2", "digits/t0/s0", "no value", why, "12", "1", trial] in [row for table in page.tables for row in table]
+
+
+def trial_of(frame: Frame, arm: str, block: str) -> str:
+    rows = frame.trials[(frame.trials["arm"] == arm) & (frame.trials["block"] == block)]
+    return str(rows["trial"].iloc[0])
+
+
 def test_it_needs_nothing_from_outside(made: tuple) -> None:
     _, page, html, folder = made
     for tag, attributes in page.tags:
