@@ -264,7 +264,10 @@ def learn(config: Config, agent: Agent, last_value: float, done: int, total: int
     agent.rollout.clear()
     norm = float(torch.stack(torch._foreach_norm([weight.detach() for weight in agent.policy.parameters()])).sum())
     if not math.isfinite(norm):
-        raise Diverged(f"In step {done} the norm of the policy's weights became {norm}; a lower policy_rate may help.")
+        raise Diverged(
+            f"In step {done} the norm of the policy's weights became {norm}; a lower learning_rate or policy_rate may "
+            "help."
+        )
 
 
 # A training step

@@ -206,3 +206,10 @@ def test_a_grid_that_does_not_divide_the_images_says_which_does():
 def test_a_policy_that_blows_up_is_reported():
     with pytest.raises(Diverged, match=r"In step 4 the norm of the policy's weights became (inf|nan)"):
         list(rlmix.train(replace(TINY, policy_rate=1e38), open_set(), seed=0, device="cpu"))
+
+
+def test_a_policy_that_a_classifier_drags_along_names_the_rates_of_both():
+    """What the policy sees is no longer finite before the epoch's losses are read."""
+    config = replace(TINY, rollout=2, learning_rate=1e30, schedule="multi_step")
+    with pytest.raises(Diverged, match=r"In step 2 .* a lower learning_rate or policy_rate may help"):
+        list(rlmix.train(config, open_set(), seed=0, device="cpu"))
