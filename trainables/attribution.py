@@ -79,8 +79,8 @@ def peak(map_Bhw: Tensor, tie: Tie = "first") -> Tensor:
 
     Args:
         map_Bhw: maps.
-        tie: 'first' takes the first maximum in row-major order, exactly; 'centre' the mean of all that are equal to
-            within rounding (a millionth).
+        tie: 'first' takes the first maximum in row-major order, exactly (so the top left pixel of a map of zeros, as
+            in R1); 'centre' the mean of all that are equal to within rounding (a millionth).
     """
     width = map_Bhw.shape[2]
     flat_BP = map_Bhw.flatten(1)

@@ -22,6 +22,8 @@ Deviations:
    is left out. Its maps are those of `layers` (the code: always conv4_2); profile `MOCO`.
 8. The last epoch is evaluated, and no epoch is chosen by its test score (the feature files of R1 are of many epochs).
 9. Random placement (`map="random"`, and the steps between maps) is uniform over pixels under the same border rule.
+10. w is of what is drawn: g**2, 1 - a, or lam of Mixup and CutMix. In the code the sides are cut to whole pixels first.
+    CutMix's box is each view's own and of any side; in the code both views have one, and an odd side loses a pixel.
 
 Cost of a step, in forward passes of the 2N views: 3 without mixing, 6 with it at conv5_2 (the released code: 9); at
 conv4_2 and conv3_2 the backward pass through the later stages comes on top. Expected AUROC, [P] Table 2: MNIST 99.8,
@@ -65,11 +67,11 @@ class Config:
     learning_rate: float = 1e-3
     """Adam's. [C]"""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """[C] cosine of each epoch; steps is MoCo v1's: a tenth after each of `milestones`."""
+    """[C] cosine of each epoch; steps: a tenth after each of `milestones`."""
     learning_rate_decay: float = 0.8
     """r: the cosine schedule ends near learning_rate * r**3. [C] 0.8."""
     milestones: tuple[int, ...] = (120, 160)
-    """Epochs after which the steps schedule drops. MoCo v1, [C]."""
+    """Epochs, counted from 0, after which the steps schedule drops, [C]. MoCo v1 drops at them: an epoch earlier."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """[C] Adam without weight decay (the parsed 1e-4 is never passed). SGD is SupContrast's own default."""
     momentum: float = 0.9
@@ -133,7 +135,7 @@ class Config:
     mix_weight_value: float = 0.1033
     """w when mix_weight = "constant". 0.1033 = E g**2 for g ~ U(0.1, 0.5): the matched-weight rerun of E3 [D]."""
     mix_supcon: bool = False
-    """Adds w times the mix term to L_supcon too, its positives the mixed views of the anchor's class. R2 only."""
+    """Adds w times the mix term to L_supcon too, its positives the mixed views of the anchor's class. [C] an option."""
     map: Literal["layercam", "gradcam", "activation", "random"] = "layercam"
     """What decides where the patch goes. [P] layercam; activation and random are gradient-free controls [D]."""
     layers: tuple[Layer, ...] = ("conv5_2",)
@@ -149,7 +151,8 @@ class Config:
     aggregation: Literal["batch_minmax_sum", "raw_sum", "per_image"] = "batch_minmax_sum"
     """How maps of several layers are added. R2 batch_minmax_sum; R1 raw_sum; the paper's A.2 is missing."""
     grid: Literal["upsampled", "lowres", "corner"] = "upsampled"
-    """Where the argmax is taken: on the upsampled map, or a low-resolution cell's centre or top-left corner."""
+    """Where the argmax is taken: on the upsampled map, or a low-resolution cell's centre or top-left corner ([C] of
+    Grad-CAM)."""
     tie: Literal["first", "centre"] = "first"
     """Of tied maxima: the first in row-major order, or the mean of their positions."""
     size_law: Literal["side", "area"] = "side"
@@ -174,7 +177,7 @@ class Config:
     moco_queue: int = 8192
     """[C] 8192 (the paper's 8196 is a misprint)."""
     moco_momentum: float = 0.999
-    """[C]."""
+    """[P], [C]."""
     moco_mix: Literal["query", "full"] = "query"
     """Mixed query, clean key, queue untouched [D]; or a full second MoCo step on the mixed batch [C]."""
 
@@ -284,7 +287,7 @@ MOCO = replace(
     layers=("conv4_2",),
     views=1,
 )
-"""Section 4.5 with MoCo. Queue, momentum, head and layer [C]; SGD with MoCo v1's schedule [D]."""
+"""Section 4.5 with MoCo. Queue, momentum, head, layer and schedule [C]; SGD as in MoCo v1 [D], where they have Adam."""
 
 
 # What an epoch draws beforehand: on the CPU, so alike on every device, and moved in one go

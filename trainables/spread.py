@@ -11,6 +11,7 @@ maximum depend on neither.
 Deviations:
 1. The nine thresholds, evenly spaced on a logarithmic axis from 1e-5 to 1e-3, are ours; the figure's are not printed.
 2. Where fewer images are there than `together`, all are taken at once, and thresholds mean less.
+3. Maps of both views are counted; the authors' script (gawainxu/GradMix `activation_map_stats.py`) counts the first's.
 
 Shapes: N images, B = 2N views, K channels of a layer with rows h and columns w, T thresholds.
 """
