@@ -233,6 +233,8 @@ def paper(findings: Findings, study: Study) -> Picture | None:
         for pair in pairs
     ]
     axis = f"difference from {drawing.wrap(named[pairs[0].reference], 30, 1)}" if one_reference else "difference"
+    elsewhere = dict.fromkeys(pair.ours_on for pair in pairs if pair.ours_on)
+    on = f" (on {display.listing(elsewhere)}, not on the paper's data)" if elsewhere else ""
 
     def draw() -> Figure:
         axes = row_axes(labels, f"{axis}, in the paper's unit", head_in=0.3)
@@ -261,8 +263,8 @@ def paper(findings: Findings, study: Study) -> Picture | None:
     return Picture(
         "paper",
         "The paper's differences and ours",
-        "Open diamonds are printed, dots measured here; a dotted line joins two of opposite sign. Not a replication: "
-        "what differs in protocol stands below.",
+        f"Open diamonds are printed, dots measured here{on}; a dotted line joins two of opposite sign. Not a "
+        "replication: what differs in protocol stands below.",
         "; ".join(
             f"{_flat(label)}: paper {tables.signed(pair.published)}, here {tables.signed(ours)}"
             for label, (pair, ours) in zip(labels, found, strict=True)

@@ -304,7 +304,7 @@ def _decimals(printed: float) -> int:
 
 
 def published_contrasts(findings: Findings, study: Study) -> Table | None:
-    """Each declared contrast as printed and as measured here."""
+    """Each declared contrast as printed and as measured here; ours on other data than the paper's names it."""
     if findings.agreement is None or not findings.agreement.contrasts:
         return None
     named = labels(study)
@@ -322,7 +322,7 @@ def published_contrasts(findings: Findings, study: Study) -> Table | None:
             (
                 named[pair.arm],
                 named[pair.reference],
-                pair.dataset,
+                pair.dataset + (f" (here: {pair.ours_on})" if pair.ours_on and pair.ours is not None else ""),
                 signed(pair.published),
                 "not run" if pair.ours is None else signed(pair.ours),
                 sign[pair.agree],

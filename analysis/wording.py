@@ -162,7 +162,9 @@ def agreement(findings: Findings, study: Study) -> str:
         return ""
     parts = []
     if found.comparable:
-        parts.append(f"{found.agreed} of {found.comparable} comparable contrasts have the paper's sign")
+        elsewhere = dict.fromkeys(pair.ours_on for pair in found.contrasts if pair.agree is not None and pair.ours_on)
+        on = f", measured here on other data than the paper's ({listing(elsewhere)})" if elsewhere else ""
+        parts.append(f"{found.agreed} of {found.comparable} comparable contrasts have the paper's sign{on}")
     else:
         parts.append("No declared contrast can be compared with the paper: it printed other data than were run here")
     if found.tau is not None:

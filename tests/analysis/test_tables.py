@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import display, facts, report, tables, tidy, typeset, wording
+from analysis import display, facts, figures, report, tables, tidy, typeset, wording
 from analysis.contrasts import compare
 from analysis.display import Quantity
 from analysis.findings import Findings, Interval
@@ -149,6 +149,23 @@ def test_published_numbers_keep_their_decimals(study: Study, findings: Findings)
     assert [row.cells[3] for row in table.rows] == ["93.0", "93.1", "93.2", "93.3"]
     ours = [number(row.cells[4]) for row in table.rows]
     assert ours == pytest.approx([100 * arm.mean.estimate for arm in findings.arms], abs=0.0051)
+
+
+def test_differences_on_other_data_than_the_papers_name_it(study: Study) -> None:
+    """What the digits gave never stands in a line of CIFAR-10's without saying so."""
+    printed = tuple(dataclasses.replace(row, dataset="cifar10") for row in study.published)
+    elsewhere = dataclasses.replace(study, published=printed)
+    ran = samples.frame(elsewhere)
+    found = compare(ran, elsewhere)
+    table = tables.published_contrasts(found, elsewhere)
+    assert table is not None
+    assert {row.cells[2] for row in table.rows} == {"cifar10 (here: digits)"}
+    assert "measured here on other data than the paper's (digits)" in wording.agreement(found, elsewhere)
+    picture = figures.paper(found, elsewhere)
+    assert picture is not None
+    assert "(on digits, not on the paper's data)" in picture.caption
+    same = compare(ran, study)
+    assert "other data" not in wording.agreement(same, study)
 
 
 class TestWording:
