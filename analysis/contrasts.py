@@ -230,7 +230,7 @@ def _result(
         p_adjusted=_number(same if asks_same else apart),
         p_attainable=significance.sign_flip_attainable(len(one.blocks)),
         other_p=_other_p(one, apart if asks_same else same, random),
-        effects=_effects(differences, contrast.margin, random),
+        effects=_effects(differences, contrast.margin, study.outcome.higher_is_better, random),
         intervals=_intervals(one, study.alpha, random),
         verdict=verdict.RULES[contrast.claim](evidence),
         dataset=contrast.dataset,
@@ -283,14 +283,18 @@ def _other_p(one: _Tested, other_question: float | None, random: np.random.Gener
     return {name: p for name, p in found.items() if not math.isnan(p)}
 
 
-def _effects(differences: Floats, margin: float | None, random: np.random.Generator) -> dict[str, float]:
-    """Effect sizes without a unit; with a margin also the Bayesian signed-rank chances around it."""
+def _effects(
+    differences: Floats, margin: float | None, higher_is_better: bool, random: np.random.Generator
+) -> dict[str, float]:
+    """Effect sizes without a unit; with a margin also the Bayesian signed-rank chances around it. Superiority is
+    the share of blocks on which the arm is better; the others have the sign of the difference.
+    """
     if not differences.size:
         return {}
     found = {
         "hedges g": effects.hedges_g(differences),
         "rank-biserial": effects.rank_biserial(differences),
-        "superiority": effects.superiority(differences),
+        "superiority": effects.superiority(differences if higher_is_better else -differences),
     }
     if margin is not None:
         posterior = significance.bayesian_signed_rank(differences, margin, generator=random, draws=POSTERIOR_DRAWS)

@@ -169,6 +169,9 @@ def test_relabelling_the_direction_swaps_better_and_worse() -> None:
     lower = dataclasses.replace(STUDY, outcome=dataclasses.replace(STUDY.outcome, higher_is_better=False))
     assert compare(frame, STUDY).contrasts[0].verdict.word == "better"
     assert compare(frame, lower).contrasts[0].verdict.word == "worse"
+    wins = np.mean(last(frame, "a1") > last(frame, "a0"))
+    assert compare(frame, STUDY).contrasts[0].effects["superiority"] == pytest.approx(wins)
+    assert compare(frame, lower).contrasts[0].effects["superiority"] == pytest.approx(1 - wins)
 
 
 def test_the_same_frame_gives_the_same_findings_in_any_row_order() -> None:
