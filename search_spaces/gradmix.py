@@ -353,7 +353,8 @@ PROTOCOLS_STUDY = Study(
     ),
     claim="GradMix is best on four of six protocols; on SVHN and CIFAR-10 another method is.",
     notes=(
-        "On MNIST the paper trains without the mix term, so both arms are one trial there and no contrast is declared.",
+        "On MNIST the paper trains without the mix term, so both arms are one trial there and no contrast is declared. "
+        "(The authors' script says `--mixup_positive False`, which their parser, with `type=bool`, reads as true.)",
         "The other methods' numbers are those the paper quotes; they are not run here.",
         "Each protocol has its own contrast; the data sets are too different to be pooled.",
         PAIRED,
