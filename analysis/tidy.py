@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis.findings import ArmSummary, ContrastResult, Findings, Interval
+from analysis.tables import deciding
 from search_spaces.study import Outcome, Study
 
 
@@ -27,6 +28,7 @@ RECORD: dict[str, type] = {
     "metric": str,
     "arm": str,
     "reference": str,
+    "dataset": str,
     "n": int,
     "estimate": float,
     "low": float,
@@ -42,11 +44,17 @@ RECORD: dict[str, type] = {
     "test": str,
     "p": float,
     "p_adjusted": float,
+    "p_difference": float,
+    "p_equivalence": float,
     "p_attainable": float,
     "verdict": str,
     "blocks_needed": float,
 }
-"""Columns of table.csv and findings.parquet. `kind`: arm, secondary, interquartile or contrast; gaps stay empty."""
+"""Columns of table.csv and findings.parquet. `kind`: arm, secondary, interquartile or contrast; gaps stay empty.
+
+`dataset`: the one that a contrast was declared on; empty: all. `p`: of what the contrast claims; `p_adjusted`: that one
+corrected. `p_difference` and `p_equivalence`: the corrected ones of both questions; the verdict rests on these.
+"""
 
 
 def _blank(findings: Findings) -> dict[str, Any]:
@@ -90,11 +98,13 @@ def _contrast_record(contrast: ContrastResult, findings: Findings) -> dict[str, 
     def number(value: float | None) -> float:
         return float("nan") if value is None else float(value)
 
+    p_difference, p_equivalence = deciding(contrast)
     return _blank(findings) | {
         "kind": "contrast",
         "metric": findings.outcome,
         "arm": contrast.arm,
         "reference": contrast.reference,
+        "dataset": contrast.dataset,
         "n": len(contrast.blocks),
         "estimate": contrast.interval.estimate,
         "low": contrast.interval.low,
@@ -107,6 +117,8 @@ def _contrast_record(contrast: ContrastResult, findings: Findings) -> dict[str, 
         "test": contrast.test,
         "p": contrast.p,
         "p_adjusted": contrast.p_adjusted,
+        "p_difference": p_difference,
+        "p_equivalence": p_equivalence,
         "p_attainable": contrast.p_attainable,
         "verdict": contrast.verdict.word,
         "blocks_needed": number(contrast.verdict.blocks_needed),

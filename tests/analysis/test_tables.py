@@ -19,7 +19,7 @@ from analysis.contrasts import compare
 from analysis.display import Quantity
 from analysis.findings import Findings, Interval
 from analysis.frame import Frame
-from search_spaces.study import Block, Scale, Study
+from search_spaces.study import Block, Contrast, Scale, Study
 from tests.analysis import frames, samples
 
 
@@ -265,6 +265,17 @@ class TestData:
         assert [float(row["p_adjusted"]) for row in contrasts] == [c.p_adjusted for c in findings.contrasts]
         assert [row["verdict"] for row in contrasts] == [c.verdict.word for c in findings.contrasts]
         assert len([row for row in rows if row["kind"] == "secondary"]) == len(study.arms)
+
+    def test_csv_tells_contrasts_of_several_datasets_apart_and_holds_what_decided(self) -> None:
+        blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(4))
+        pair = [Contrast(arm="a1", reference="a0", dataset=name, margin=0.05) for name in ("digits", "mnist")]
+        two = frames.small_study(scales=(Scale(name="smoke", blocks=blocks),), contrasts=tuple(pair))
+        found = compare(frames.sound(two, noise=0.004), two)
+        rows = list(csv.DictReader(io.StringIO(tidy.as_csv(tidy.records(found, two)))))
+        kept = [row for row in rows if row["kind"] == "contrast"]
+        assert [(row["dataset"], row["verdict"]) for row in kept] == [("digits", "equivalent"), ("mnist", "equivalent")]
+        assert all(float(row["p_difference"]) == float(row["p_adjusted"]) > 0.05 for row in kept)
+        assert all(float(row["p_equivalence"]) <= 0.05 for row in kept), "what the verdict rests on"
 
     def test_parquet_holds_the_same(self, study: Study, findings: Findings) -> None:
         records = tidy.records(findings, study)
