@@ -137,7 +137,8 @@ def design(study: Study, scale: str, blocks: int | None = None) -> Design:
     rows = tuple(_row(n, factor * step, margin, alpha) for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
     least = sign_flip_attainable(n)
     attainable = {"sign-flip": least, "wilcoxon": least}
-    return Design(n, family, study.alpha, margin, attainable, rows, tuple(_notes(contrasts, n, study.alpha, alpha)))
+    notes = tuple(_notes(contrasts, n, max(counts, default=n), study.alpha, alpha))
+    return Design(n, family, study.alpha, margin, attainable, rows, notes)
 
 
 def _row(n: int, sd: float, margin: float | None, alpha: float) -> PowerRow:
@@ -147,18 +148,25 @@ def _row(n: int, sd: float, margin: float | None, alpha: float) -> PowerRow:
     return PowerRow(sd, found, same, detectable(n, sd, alpha))
 
 
-def _notes(contrasts: Sequence[Contrast], n: int, alpha: float, strictest: float) -> Iterator[str]:
-    """In words, what the design cannot decide. `strictest`: alpha at the first step of the correction."""
+def _notes(contrasts: Sequence[Contrast], n: int, most: int, alpha: float, strictest: float) -> Iterator[str]:
+    """In words, what the design cannot decide. `n` and `most`: blocks of the contrasts with the fewest and the most;
+    `strictest`: alpha at the first step of the correction.
+    """
     least = sign_flip_attainable(n)
-    if n < 2:
+    if most < 2:
         yield "With fewer than 2 blocks no test and no interval is possible: every verdict will be 'undecided'."
+        return
+    if n < 2:
+        yield f"A contrast has {n} of these blocks, too few for any test: its verdict will be 'undecided'."
         return
     if least > strictest:
         enough = math.ceil(1 - math.log2(strictest))
-        step = f", or {strictest:.2g} at the strictest step of the correction" if strictest < alpha else ""
+        level = f"{alpha:g}" if least > alpha else f"{strictest:.2g}, the strictest step of the correction"
+        if least > alpha and strictest < alpha:
+            level += f", nor at {strictest:.2g}, the strictest step of the correction"
         yield (
             f"With {n} blocks a two-sided sign-flip or signed-rank test cannot go below p = {least:.4g}, so it "
-            f"cannot reject at {alpha:g}{step}; that takes {enough} blocks. The paired t test can."
+            f"cannot reject at {level}; that takes {enough} blocks. The paired t test can."
         )
         if any(contrast.test == "sign-flip" for contrast in contrasts):
             yield "A contrast declares the sign-flip test as the one that decides: it may have to stay 'undecided'."

@@ -11,7 +11,7 @@ from statsmodels.stats.power import TTestPower
 
 from analysis import power
 from analysis.significance import paired_t_rows
-from search_spaces.study import Contrast
+from search_spaces.study import Block, Contrast, Scale
 from tests.analysis.frames import small_study
 
 
@@ -118,6 +118,23 @@ def test_design_is_at_the_strictest_step_of_the_largest_family() -> None:
     assert row.equivalence == pytest.approx(owen(5, 0.01, 0.005, 0.05 / 3, 0.0), abs=5e-4)
     assert "cannot go below p = 0.0625" in found.notes[0]
     assert "takes 7 blocks" in found.notes[0]
+
+
+def test_design_says_at_which_level_an_exact_test_cannot_reject() -> None:
+    """2 / 2^6 = 0.031 is below 0.05, but above a third of it; 2 / 2^5 is above both."""
+    six, five = (power.design(small_study(arms=4, blocks=n), "smoke").notes[0] for n in (6, 5))
+    assert "so it cannot reject at 0.017, the strictest step of the correction; that takes 7 blocks" in six
+    assert "so it cannot reject at 0.05, nor at 0.017, the strictest step of the correction; that takes 7" in five
+    one = power.design(small_study(arms=2, blocks=5), "smoke").notes[0]
+    assert "so it cannot reject at 0.05; that takes 6 blocks" in one
+
+
+def test_a_contrast_without_blocks_is_not_every_contrast() -> None:
+    blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(5))
+    pair = tuple(Contrast(arm="a1", reference="a0", dataset=name) for name in ("digits", "mnist"))
+    study = small_study(scales=(Scale(name="smoke", blocks=blocks),), contrasts=pair)
+    found = power.design(study, "smoke", blocks=5)
+    assert found.notes == ("A contrast has 0 of these blocks, too few for any test: its verdict will be 'undecided'.",)
 
 
 def test_design_of_one_block_says_that_nothing_can_be_decided() -> None:
