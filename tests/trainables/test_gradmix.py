@@ -421,6 +421,46 @@ def test_the_mix_term_is_added_to_supcon_where_asked():
 # Training
 
 
+def steps_of(config, data, monkeypatch) -> list[gradmix.Step]:
+    """What the steps of a whole run were given."""
+    seen, losses = [], gradmix.contrastive_losses
+
+    def watched(config, stage, network, step):
+        seen.append(step)
+        return losses(config, stage, network, step)
+
+    monkeypatch.setattr(gradmix, "contrastive_losses", watched)
+    run(config, data, seed=4)
+    return seen
+
+
+def test_every_step_has_the_images_and_draws_of_its_own(data, monkeypatch):
+    plain = replace(TINY, crop=False, flip=False, jitter=0.0, grayscale=0.0, map_every=2)
+    seen = steps_of(plain, data, monkeypatch)
+    draws = [gradmix.draw(plain, 4, epoch, 24, (16, 16), "cpu") for epoch in (0, 1)]
+    assert [step.mapped for step in seen] == [True, False, True, False, True, False]
+    for number, step in enumerate(seen):
+        drawn, s = draws[number // 3], number % 3
+        rows = drawn.order_SN[s].numpy()
+        image = torch.from_numpy((data.train.pixels[rows] / 255 - 0.5) / 0.25).float().permute(0, 3, 1, 2)
+        torch.testing.assert_close(step.x_BCHW, torch.cat([image, image]))
+        assert step.labels_N.tolist() == data.train.labels[rows].tolist()
+        for name, values in (
+            ("partner_N", drawn.partner_SN),
+            ("share_N", drawn.share_SN),
+            ("sides_N2", drawn.sides_SN2),
+            ("place_B2", drawn.place_SB2),
+        ):
+            assert torch.equal(getattr(step, name), values[s]), name
+    assert len({float(step.share_N[0]) for step in seen}) == 6
+
+
+def test_no_image_has_the_same_view_twice(data, monkeypatch):
+    seen = steps_of(TINY, data, monkeypatch)
+    views = torch.cat([step.x_BCHW for step in seen])
+    assert len({view.numpy().tobytes() for view in views}) == len(views) == 2 * 24 * 2
+
+
 def test_every_level_of_every_option_trains(data):
     levels = (
         [{"supcon_form": form} for form in ("eq2", "eq2_pos", "in")]
