@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate import mirror, preflight, terminal
+from ablate import masking, mirror, preflight, request, terminal
 from ablate.home import Home
 from ablate.log import read
 from ablate.plan import Plan
@@ -58,7 +58,11 @@ def _command(plan: Plan, home: Home) -> str:
     path = home.log(plan.sweep)
     typed = [line.get("command", "") for _, line in read(path) if line["kind"] == "sweep"] if path.exists() else []
     runs = [command for command in typed if command.startswith("python -m ablate run ")]
-    return runs[-1] if runs else f"python -m ablate run {plan.study.name} --scale {plan.scale.name}"
+    return (
+        runs[-1]
+        if runs
+        else masking.typed(["python", "-m", "ablate", "run", request.reference_of(plan.study), *request.form_of(plan)])
+    )
 
 
 def show(answer: Answer) -> None:
@@ -85,12 +89,11 @@ def attach(answer: Answer, home: Home, uri: str) -> str:
 
 def where_next(answer: Answer, home: Home) -> None:
     """Where to look now."""
-    place = "" if home.name == "ablate-home" else f" --home {home.name}"
     out = terminal.console()
     rows = [
         ("Report", str(answer.report)),
         ("Frame", str(home.frames(answer.plan.sweep))),
-        ("Every run", f"python -m ablate ui{place}"),
+        ("Every run", request.command("ui", home)),
     ]
     for name, text in rows:
         out.print(f"{name:<10} {text}", soft_wrap=True)

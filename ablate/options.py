@@ -56,8 +56,8 @@ def share(text: str) -> tuple[str, float]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names between commas, each once."""
-    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """What stands between commas. Names may hold some themselves: `request.arms_of` puts those together again."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing; write for example a,b")
     return found

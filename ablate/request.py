@@ -1,15 +1,16 @@
 """What a command line asks for: the home, the study, the plan. Everything is checked here; nothing is written."""
 
 import argparse
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablate import segments, store, terminal
+from ablate import masking, segments, store, terminal
 from ablate.home import Home
 from ablate.log import launched
 from ablate.plan import Plan, plan
@@ -84,7 +85,22 @@ def plan_of(args: argparse.Namespace) -> Plan:
             f"Leave it out; `report` and `resume` take the arms that were tried."
         )
     check_blocks(study, scale, args.blocks)
-    return plan(study, scale.name, arms=args.arms, blocks=args.blocks)
+    return plan(study, scale.name, arms=arms_of(study, args.arms), blocks=args.blocks)
+
+
+def arms_of(study: Study, parts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The arms that are named, each once; None: none was. Their names may hold commas, at which `parts` were parted.
+
+    Raises:
+        StudyError: unknown arm, with the nearest name.
+    """
+    names = {",".join(part.strip() for part in arm.name.split(",")): arm.name for arm in study.arms}
+    found, rest = [], list(parts or ())
+    while rest:
+        counts = [count for count in range(len(rest), 0, -1) if ",".join(rest[:count]) in names]
+        found.append(names[",".join(rest[: counts[0]])] if counts else study.arm(rest[0]).name)
+        rest = rest[counts[0] :]
+    return tuple(dict.fromkeys(found)) or None
 
 
 def formed(args: argparse.Namespace) -> tuple[Study, Scale]:
@@ -125,7 +141,7 @@ def narrowed(whole: Plan, args: argparse.Namespace) -> Plan:
     if not args.arms and not args.blocks:
         return whole
     check_blocks(whole.study, whole.scale, args.blocks)
-    return plan(whole.study, whole.scale.name, arms=args.arms, blocks=args.blocks)
+    return plan(whole.study, whole.scale.name, arms=arms_of(whole.study, args.arms), blocks=args.blocks)
 
 
 def sweeps_of(home: Home, reference: str | None, launches: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
@@ -150,6 +166,38 @@ def _is_of(study: Mapping[str, Any], reference: str) -> bool:
 def plan_from_line(line: Mapping[str, Any]) -> Plan:
     """The plan of a log's "sweep" line."""
     return plan(Study.from_plain(line["study"]), line["scale"], arms=line["arms"], blocks=line["blocks"])
+
+
+def command(name: str, home: Home, plan: Plan | None = None, *, formed: bool = True) -> str:
+    """What to type: the command for the home and, if given, the plan's study, in the plan's form unless told not to."""
+    words = [] if plan is None else [reference_of(plan.study), *(form_of(plan) if formed else ())]
+    place = [] if home.name == "ablate-home" else ["--home", home.name]
+    return masking.typed(["python", "-m", "ablate", name, *words, *place])
+
+
+def reference_of(study: Study) -> str:
+    """What `study_of` finds the study by."""
+    return f"{study.origin}:{study.name}" if study.origin else study.name
+
+
+def form_of(plan: Plan) -> list[str]:
+    """The options that name the plan's sweep: `formed` backwards."""
+    scale, names = plan.scale, [scale.name for scale in plan.study.scales]
+    base = min((name for name in names if f"{scale.name}+".startswith(f"{name}+")), key=len)
+    datasets, label = scale.datasets, scale.name.removeprefix(base)
+    words = ["--scale", base]
+    if datasets != plan.study.scale(base).datasets:
+        words += ["--dataset", datasets[0]]
+        label = label.removeprefix(f"+{datasets[0]}")
+    fields = [part.partition("=")[0] for part in label.split("+")[1:]]
+    if any(field not in scale.settings for field in fields):
+        return ["--scale", scale.name]  # declared with a plus in its name
+    values = [(field, scale.settings[field]) for field in fields]
+    return words + [
+        word
+        for field, value in values
+        for word in ("--set", f"{field}={value if isinstance(value, str) else json.dumps(value)}")
+    ]
 
 
 def forms_own_sweep(args: argparse.Namespace) -> bool:

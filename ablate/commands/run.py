@@ -140,7 +140,7 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
     if result.message:
         terminal.warn(result.message)
     if late:
-        terminal.warn(f"MLflow lacks some of it: {late}. Deliver it later:  python -m ablate sync")
+        terminal.warn(f"MLflow lacks some of it: {late}. Deliver it later:  {request.command('sync', home)}")
     return 1 if result.failed else 0
 
 

@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
 
 def command(args: argparse.Namespace, name: str) -> str:
     """The same study in the same form, for another command."""
-    words = ["python -m ablate", name, args.study]
-    words += [f"--scale {args.scale}"] if args.scale else []
-    words += [f"--dataset {args.dataset}"] if args.dataset else []
-    words += [f"--arms {','.join(args.arms)}"] if args.arms else []
-    words += [f"--blocks {args.blocks}"] if args.blocks else []
-    words += [f"--set {text}" for text in args.set]
-    words += [f"--home {masking.redact(args.home)}"] if args.home else []
-    return " ".join(words)
+    words = ["python", "-m", "ablate", name, args.study]
+    words += ["--scale", args.scale] if args.scale else []
+    words += ["--dataset", args.dataset] if args.dataset else []
+    words += ["--arms", ",".join(args.arms)] if args.arms else []
+    words += ["--blocks", str(args.blocks)] if args.blocks else []
+    words += [word for text in args.set for word in ("--set", text)]
+    words += ["--home", args.home] if args.home else []
+    return masking.typed(words)
 
 
 def _fields(fields: Mapping[str, Any]) -> str:

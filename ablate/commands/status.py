@@ -52,6 +52,8 @@ class Sweep:
     steered: Steered
     waiting: tuple[Order, ...]
     """Orders that no driver has taken up yet."""
+    latest: bool
+    """Whether no sweep of its study was launched later: `resume` and `report` mean it where they are told no more."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -91,10 +93,14 @@ def sweeps(home: Home, study: str | None, scale: str | None) -> list[Sweep]:
     wanted = [name for name in names if name in launches and scale in (None, launches[name]["scale"])]
     entries = merged(every.values())
     ordered = sorted(wanted, key=lambda name: -launches[name]["time"])
-    return [sweep_of(home, request.plan_from_line(launches[name]), every[name].standing, entries) for name in ordered]
+    last = {name.partition("@")[0]: name for name in sorted(launches, key=lambda name: launches[name]["time"])}
+    return [
+        sweep_of(home, request.plan_from_line(launches[name]), every[name].standing, entries, name in last.values())
+        for name in ordered
+    ]
 
 
-def sweep_of(home: Home, plan: Plan, standing: Standing, entries: Mapping[str, Entry]) -> Sweep:
+def sweep_of(home: Home, plan: Plan, standing: Standing, entries: Mapping[str, Entry], latest: bool) -> Sweep:
     """Everything that the files say of one sweep."""
     driver = driver_of(home, plan.sweep, standing)
     state = progress(plan, entries, driver.running, standing.steered.arms)
@@ -103,7 +109,7 @@ def sweep_of(home: Home, plan: Plan, standing: Standing, entries: Mapping[str, E
     with suppress(StoreError):  # an object store that is away: what was fetched of it is shown
         waiting = tuple(given(home, plan.sweep, standing.steered.taken))
     stale, superseded = staleness.stale(plan, entries), staleness.superseded(plan)
-    return Sweep(plan, driver, state, left, stale, superseded, standing.steered, waiting)
+    return Sweep(plan, driver, state, left, stale, superseded, standing.steered, waiting, latest)
 
 
 def driver_of(home: Home, sweep: str, standing: Standing) -> Driver:
@@ -139,26 +145,24 @@ def _print(out: Any, sweep: Sweep, home: Home) -> None:
         out.print()
         out.print(terminal.heading("Stale: made by other code or data than there is now"))
         out.print(terminal.stale_table(sweep.plan, sweep.stale, SHOWN))
-        out.print(f"To train them again:  {_again(sweep.plan, home)} --fresh", soft_wrap=True)
+        out.print(f"To train them again:  {_again(sweep, home)} --fresh", soft_wrap=True)
     if sweep.superseded:
         out.print()
         out.print(terminal.heading("The study is another by now: this sweep stands as it was launched"))
         out.print(terminal.stale_table(sweep.plan, sweep.superseded, SHOWN))
-        out.print(f"To train the study as it is:  {_again(sweep.plan, home, 'run')}", soft_wrap=True)
+        out.print(f"To train the study as it is:  {_again(sweep, home, 'run')}", soft_wrap=True)
 
 
 def _driver_text(sweep: Sweep, home: Home) -> str:
     if sweep.driver.alive:
         return f"Running: {sweep.driver.who}"
     if sweep.progress.remaining:
-        return f"Not running. To go on:  {_again(sweep.plan, home)}"
-    return f"Finished. For the answer:  {_again(sweep.plan, home, 'report')}"
+        return f"Not running. To go on:  {_again(sweep, home)}"
+    return f"Finished. For the answer:  {_again(sweep, home, 'report')}"
 
 
-def _again(plan: Plan, home: Home, command: str = "resume") -> str:
-    study = f"{plan.study.origin}:{plan.study.name}" if plan.study.origin else plan.study.name
-    place = "" if home.name == "ablate-home" else f" --home {home.name}"
-    return f"python -m ablate {command} {study}{place}"
+def _again(sweep: Sweep, home: Home, command: str = "resume") -> str:
+    return request.command(command, home, sweep.plan, formed=command == "run" or not sweep.latest)
 
 
 def as_plain(sweep: Sweep) -> dict[str, Any]:

@@ -77,14 +77,14 @@ def _order(args: argparse.Namespace, plan: Plan) -> Order:
     if args.do == "extend":
         if args.arm or not (args.blocks or args.arms):
             raise request.UsageError("extend takes --blocks N, --arms A,B or both, and nothing else.")
-        order = Order(do="extend", arms=args.arms or (), blocks=args.blocks)
+        order = Order(do="extend", arms=request.arms_of(plan.study, args.arms) or (), blocks=args.blocks)
     elif not args.arm or args.blocks or args.arms:
         raise request.UsageError(f"{args.do} takes the names of arms, and neither --blocks nor --arms.")
     else:
         order = Order(do=args.do, arms=tuple(dict.fromkeys(args.arm)))
     refused = steering.judged(order, plan).refused
     if refused:
-        raise request.UsageError(f"{plan.sweep} cannot be steered so: {refused}.")
+        raise request.UsageError(f"{plan.sweep} cannot be steered so: {refused.removesuffix('.')}.")
     if order.do == "extend" and steering.extended(plan, order) is plan:
         raise request.UsageError(f"{plan.sweep} has these blocks and arms already: {_extent(plan)}.")
     return order

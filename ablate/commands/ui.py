@@ -23,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
     store = args.mlflow or home.mlflow
     if args.mlflow is None and not (home.root / "mlflow.db").is_file():
         raise request.UsageError(
-            f"There is no MLflow store in {home.name} yet. Run a study first, or rebuild it:  python -m ablate sync"
+            f"There is no MLflow store in {home.name} yet. Run a study first, or rebuild it:  "
+            f"{request.command('sync', home)}"
         )
     if store.startswith(("http://", "https://")):
         terminal.console().print(f"That is a server; open it in a browser: {redact(store)}", soft_wrap=True)

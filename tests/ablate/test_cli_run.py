@@ -1,6 +1,7 @@
 """run, resume, status, report and show on a study whose numbers are known."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,22 @@ def test_report_and_resume_follow_the_last_launch(shell: Shell) -> None:
     ended = len(lines_of(shell.home, "ended"))
     assert shell("resume", f"{TOY}:toy", "--local", *OFF).code == 0
     assert len(lines_of(shell.home, "ended")) == ended
+
+
+def test_what_status_says_to_type_means_that_sweep_wherever_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = Shell(tmp_path / "my home", capsys)
+    shell.trains("toy", "--dataset", "digits", "--set", "epochs=5", "--blocks", "1")
+    shell.trains("toy", "--blocks", "1")
+    hints = [line.partition("answer:")[2] for line in shell("status").out.splitlines() if "For the answer:" in line]
+    meant = [json.loads(shell.bare(*shlex.split(hint)[3:], "--json").out)["sweep"] for hint in hints]
+    assert meant == ["toy@laptop", "toy@laptop+digits+epochs=5"]
+
+
+def test_arms_are_chosen_by_names_that_hold_commas(shell: Shell) -> None:
+    shown = shell("show", "gradmix_patch", "--scale", "smoke", "--arms", "g=0.1-0.5,w=1, g=0.1-0.5,w=g2", "--json")
+    assert {cell["arm"] for cell in json.loads(shown.out)["cells"]} == {"g=0.1-0.5,w=1", "g=0.1-0.5,w=g2"}
 
 
 def test_an_interrupted_sweep_says_how_to_go_on_and_resume_finishes_it(shell: Shell) -> None:
