@@ -21,6 +21,8 @@ Deviations:
 2. The threshold applies to each image's own row of A o. In the code it selects columns, by the order of two operators;
    A is so near the identity that this hardly differs.
 3. The parts of a batch are solved one after the other, in this process.
+4. Images of any size are mixed with these settings. The repository's path for ImageNet has parts of 16, three rounds
+   and windows side by side, and its alpha is 1: the 2 of its configuration is read by nothing.
 
 Shapes: B images, m of a part, H rows, W columns, n cells a side, K classes, L labels of one cut.
 """

@@ -184,11 +184,11 @@ def test_table_5_is_trained_as_the_imagenet_path_is():
 
 
 def test_puzzlemix_and_comixup_have_their_own_codes_settings_on_imagenet():
-    """snu-mllab/PuzzleMix, imagenet_fast, and snu-mllab/Co-Mixup, comix-imagenet: configs_fast_phase2.yml."""
+    """PuzzleMix: imagenet_fast/configs. Co-Mixup: comix-imagenet/lib/utils.py, a Dirichlet of ones, whatever is set."""
     found = plan(STUDIES["rmix_localisation_graph_cuts"], "paper")
     by_id = {trial.id: trial for trial in found.trials}
     configs = {cell.arm: by_id[by_id[cell.trial].needs["network"]].config for cell in found.cells}
-    wanted = {"puzzlemix": (1.0, 1.0, "train"), "comixup": (2.0, 1.0, "train"), "rmix": (0.2, 1.0, "train")}
+    wanted = {"puzzlemix": (1.0, 1.0, "train"), "comixup": (1.0, 1.0, "train"), "rmix": (0.2, 1.0, "train")}
     fields = ("alpha", "clean_weight", "saliency_mode")
     assert {arm: tuple(config[name] for name in fields) for arm, config in configs.items()} == wanted
 
