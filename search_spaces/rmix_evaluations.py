@@ -137,8 +137,8 @@ NOTES = (
     "`localisation_best` has each network's best one, chosen on the test images.",
     "The paper gives no code for this; the conventions are those of Co-Mixup's code, in `trainables/localisation.py`.",
     "Its other rows are quoted from Co-Mixup. With which alpha Input and Manifold Mixup were trained on ImageNet is "
-    "not said: here 0.2, as R-Mix's, and 1 for CutMix. PuzzleMix and Co-Mixup have 1 there, as in their own code; the 2 "
-    "in Co-Mixup's configuration is read by nothing.",
+    "not said: here 0.2, as R-Mix's, and 1 for CutMix. PuzzleMix and Co-Mixup have 1 there, as in their own code; the "
+    "2 in Co-Mixup's configuration is read by nothing.",
 )
 LOCALISATION = Study(
     name="rmix_localisation",
