@@ -52,6 +52,22 @@ def test_the_map_is_that_of_both_losses_at_their_scale():
     assert found.max() > 0
 
 
+def test_maps_are_of_training_images_with_their_own_labels(monkeypatch):
+    seen = []
+    monkeypatch.setattr(spread, "maps", lambda _, __, x, labels: seen.append((x, labels)) or torch.zeros(len(x), 4, 4))
+    still = Needed("gradmix", gradmix.Config(width=4, crop=False, flip=False, jitter=0.0, grayscale=0.0))
+    run(network=still, images=20)
+    assert [len(x) for x, _ in seen] == [16, 16], "twice eight images, the rest of 20 left out"
+    rows = []
+    for x, labels in seen:
+        torch.testing.assert_close(x[:8], x[8:])
+        pixels = (255 * (0.25 * x[:8] + 0.5)).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        found = [int(np.flatnonzero((DATA.train.pixels == image).all((1, 2, 3)))[0]) for image in pixels]
+        assert labels.tolist() == DATA.train.labels[found].tolist()
+        rows += found
+    assert len(set(rows)) == 16
+
+
 def test_spread_is_the_share_of_pixels_above_a_threshold():
     maps = torch.tensor([[[0.0, 2e-5], [5e-4, 2e-3]], [[0.0, 0.0], [0.0, 0.0]]])
     found = spread.spreads(maps)
