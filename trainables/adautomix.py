@@ -27,11 +27,14 @@ Deviations:
 2. The code's test for nearly pure mixes sets the first three masks, whatever N. Here it sets all.
 3. A permutation is drawn by sorting random numbers, on the CPU; images may stand for themselves, as in the code.
 4. PuzzleMix, DADA, ME-ADA and the spectral SAMix are not here; nor are RandAugment and stochastic depth (Swin-T and
-   ConvNeXt-T), bicubic crops (Tiny-ImageNet), the pretrained fine-grained runs, or ImageNet's batch norm in the block.
+   ConvNeXt-T), bicubic crops (these two and Tiny-ImageNet), the pretrained fine-grained runs, or ImageNet's batch norm
+   in the block.
 5. Mixes by hand have one head, one cross-entropy with the mixed label and no other loss, as in OpenMixup. Their teacher
    is there to be judged only.
 6. With `updates="alternating"`, features are made once a step and masks anew at each inner step; batch norm's running
    statistics of the student take no part of the generator's inner steps.
+7. In the code's runs of Swin-T and ConvNeXt-T the cosine moves by the step and the generator's rate does not rise at
+   first; Swin-T's masks are made from what its last stage is given, normalised, here from what that stage makes.
 
 Expected, [P] CIFAR-100 top-1 of ResNet-18, the teacher's one-hot head: 81.55 after 200 epochs, 82.32 after 800;
 released logs put the student 7 points below. Cost in passes, a plain step being 3: N = 3 takes 12, N = 2 takes 9.
@@ -72,7 +75,7 @@ class Config:
     width: int = 64
     """64: the published network; others scale every stage."""
     layer: int = 3
-    """Stage whose output masks are made from. [P] 3; 4 for Swin-T at 224 pixels [C]."""
+    """Stage whose output masks are made from. [P] 3; 4 for Swin-T at 224 pixels, whose maps have the code's size."""
     heads: Literal["two", "shared"] = "two"
     """One for one-hot and one for mixed labels [C], or one for both [P]."""
     epochs: int = 400
@@ -285,6 +288,9 @@ SWIN: Mapping[str, Any] = {
     "decay_norms": False,
     "clip": 10.0,
     "label_smoothing": 0.1,
+    "padding": 0,
+    "crop": True,
+    "crop_scale": 0.8,
     "margin": 0.0,
     "ema_end": 0.99996,
     "ema_constant": 0.25,
@@ -754,8 +760,8 @@ def optimizer_of(config: Config, trio: Trio, device: str) -> torch.optim.Optimiz
 
 
 def _spared(name: str, weight: Tensor) -> bool:
-    """Scales, shifts and biases, those of attention included."""
-    return weight.dim() == 1 or name.endswith("relative_position_bias_table")
+    """Scales, shifts and biases, those of attention and of whole layers included."""
+    return weight.dim() == 1 or name.endswith(("relative_position_bias_table", "layer_scale"))
 
 
 def set_rates(config: Config, optimizer: torch.optim.Optimizer, epoch: int, s: int, steps: int) -> None:

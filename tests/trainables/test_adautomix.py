@@ -16,8 +16,9 @@ from torch import nn
 
 from tests.trainables.toys import open_set
 from tests.trainables.watched import Watched
-from trainables import adautomix, mixblock, teachers, twoheads
+from trainables import adautomix, mixblock, mixes, teachers, twoheads
 from trainables.adautomix import ADAUTOMIX, AUTOMIX, BY_HAND, EQ15, SWIN, Config
+from trainables.augment import normalise, to_float
 from trainables.config import ConfigError
 from trainables.protocol import Diverged
 
@@ -254,16 +255,21 @@ def test_automix_is_a_pair_its_cross_entropies_and_the_area():
 
 @pytest.mark.parametrize("mix", BY_HANDS)
 def test_mixes_by_hand_have_one_loss_and_leave_the_teacher_to_follow(mix):
-    config, trio, step = a_step(ARMS[mix])
-    before = copy.deepcopy(trio.teacher.state_dict())
+    config, trio, step = a_step(replace(ARMS[mix], concentration=0.6))
+    before, twin = copy.deepcopy(trio.teacher.state_dict()), copy.deepcopy(trio.student)
     terms = updated(config, trio, step)
     assert terms.keys() == {"loss"}
     assert trio.generator is None
     assert trio.student.one is trio.student.mix
     assert all(torch.equal(before[key], value) for key, value in trio.teacher.state_dict().items())
-    if mix == "vanilla":
-        wanted = F.cross_entropy(a_step(ARMS[mix])[1].student(step.x_BCHW).one_BK, step.labels_B)
-        torch.testing.assert_close(terms["loss"], wanted)
+    own, partner = step.student_NB
+    assert (own == torch.arange(8)).all()
+    assert (own != partner).any()
+    images, lam = mixes.by_hand(mix, step.x_BCHW, partner, step.first, 0.6, np.random.default_rng(0))
+    assert (mix == "vanilla") == torch.equal(images, step.x_BCHW)
+    logits, y = twin(images).one_BK, step.labels_B
+    wanted = lam * F.cross_entropy(logits, y) + (1 - lam) * F.cross_entropy(logits, y[partner])
+    torch.testing.assert_close(terms["loss"], wanted)
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(2, 5), smoothing=st.floats(0, 0.5))
@@ -420,6 +426,27 @@ def test_images_and_ratios_are_drawn_by_the_released_laws():
         assert torch.equal(draws.generator_SN, draws.student_SN) == (count > 2)
         assert not torch.equal(draws.generator_SNB, draws.student_SNB)
         np.testing.assert_allclose(draws.first_S, draws.student_SN[:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("arm", ["official", "official, N = 2", "mixup"])
+def test_steps_have_their_images_with_their_labels_and_those_drawn_as_partners(arm):
+    config, data = replace(ARMS[arm], batch=7, flip=False, padding=0), open_set()
+    pixels, labels = torch.from_numpy(data.train.pixels), torch.from_numpy(data.train.labels)
+    found = []
+    for epoch in (0, 1):
+        drawn = adautomix.draw(config, 3, epoch, len(labels), "cpu")
+        for s, step in enumerate(adautomix.batches(config, data, pixels, labels, 3, epoch)):
+            found.append(step.adversarial)
+            assert torch.equal(step.labels_B, labels[drawn.order_SB[s]])
+            images = normalise(to_float(pixels[drawn.order_SB[s]]), data.mean, data.std)
+            torch.testing.assert_close(step.x_BCHW, images, atol=1e-5, rtol=0)
+            for places, wanted in (
+                (step.generator_NB, drawn.generator_SNB[s]),
+                (step.student_NB, drawn.student_SNB[s]),
+            ):
+                own = [torch.arange(7), wanted[0]]
+                assert torch.equal(places, wanted[:3] if arm == "official" else torch.stack(own))
+    assert found == [True, False] * 3, "in turn, over the border of epochs too"
 
 
 def test_arms_share_what_they_draw():
@@ -632,6 +659,7 @@ def test_other_networks_train(network, scale):
 def test_swins_settings_are_a_config():
     config = replace(ADAUTOMIX, **SWIN)
     assert (config.network, config.mask_scale, config.optimizer) == ("swin_t", 32, "adamw")
+    assert (config.crop, config.crop_scale, config.padding) == (True, 0.8, 0)
 
 
 def test_a_network_learns_and_its_state_rebuilds_it():
@@ -673,6 +701,20 @@ def test_norms_and_biases_are_spared_where_asked():
     assert {weight.dim() for weight in groups[1]["params"]} == {1}
     everything = adautomix.optimizer_of(TINY, trio, "cpu").param_groups
     assert len(everything) == 2
+
+
+@pytest.mark.parametrize(
+    ("network", "spared"), [("swin_t", "relative_position_bias_table"), ("convnext_t", "layer_scale")]
+)
+def test_what_a_network_names_apart_is_spared_too(network, spared):
+    """The released runs of both: no decay of tables of biases, nor of ConvNeXt's scales of layers."""
+    trio = adautomix.trio_of(replace(TINY, network=network), 3, 4, 0)
+    groups = adautomix.optimizer_of(replace(TINY, network=network, decay_norms=False), trio, "cpu").param_groups
+    names = {weight: name for name, weight in trio.named_parameters()}
+    decayed = [names[weight] for group in groups if group["weight_decay"] for weight in group["params"]]
+    assert any(spared in name for name in names.values())
+    assert decayed
+    assert all(name.endswith("weight") for name in decayed)
 
 
 def test_rates_fall_along_a_cosine_by_the_epoch_after_a_rise():
