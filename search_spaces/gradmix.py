@@ -237,7 +237,8 @@ AUGMENTATION = Study(
         NOT_PRINTED,
         PAIRED,
         "The 3 points are the text's; by its Tables 1 and 2 they are 2.6 on CIFAR-10 and 4.4 on Tiny-ImageNet.",
-        "The text prints no levels of alpha; 0.1, 1 and 10 are those in the authors' scripts.",
+        "The text prints no levels of alpha; 0.1, 1 and 10 are those in the authors' scripts, where 10 goes with beta "
+        "= 0.3. Here all are Beta(alpha, alpha).",
         "The mix term's weight differs between arms by five times (g**2 has mean 0.10, Mixup's and CutMix's lam 0.5): "
         "gradmix_augmentation_matched repeats the study with one weight.",
         "The controls paste the same patch with the same weight where the activation is largest, or anywhere.",

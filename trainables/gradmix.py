@@ -126,7 +126,8 @@ class Config:
     mix: Literal["none", "mixup", "cutmix", "gradmix"] = "gradmix"
     """Which augmentation makes the mixed views. none = Eq 3."""
     mix_alpha: float = 1.0
-    """Beta(alpha, alpha) of Mixup and CutMix. Levels not in the text; {0.1, 1, 10} by [D]."""
+    """Beta(alpha, alpha) of Mixup and CutMix, as in their papers. Levels not in the text; {0.1, 1, 10} by [D]; [C] has
+    Beta(0.1, 0.1), Beta(1, 1) and Beta(10, 0.3)."""
     mix_form: Literal["infonce", "clean_all", "mixed_batch"] = "infonce"
     """L_mix; [P] Eq 1 on mixed embeddings = infonce; [C] clean_all."""
     mix_weight: Literal["area", "one_minus_area", "effective", "constant"] = "area"
