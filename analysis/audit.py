@@ -258,8 +258,8 @@ def _attainable(contrasts: Sequence[ContrastResult], study: Study) -> Iterator[s
     if weak:
         n = min(len(r.blocks) for r in weak)
         yield (
-            f"With {n} blocks a sign-flip or signed-rank test cannot go below p = {2.0 ** (1 - n):.4g}; where it is "
-            "shown beside the paired t test it cannot reject."
+            f"With {n} blocks a two-sided sign-flip or signed-rank test cannot go below p = {2.0 ** (1 - n):.4g}; "
+            "where it is shown beside the paired t test it cannot reject."
         )
 
 

@@ -13,6 +13,8 @@ from analysis.typeset import Column, Row, Table
 from search_spaces.study import Study
 
 T = TypeVar("T")
+NOT_DECLARED = "Described; the verdicts rest on the declared contrasts."
+"""Said of every test that the study did not declare."""
 
 
 def primary(findings: Findings, study: Study) -> Quantity:
@@ -137,7 +139,7 @@ def contrasts(findings: Findings, study: Study) -> Table:
 
     found = tuple(Row(chosen(cells(contrast)), contrast.verdict.word) for contrast in findings.contrasts)
     reference = f"arm minus {named[references.pop()]}" if len(references) == 1 else "arm minus reference"
-    corrected = "" if study.correction == "none" else "; p corrected"
+    corrected = "" if study.correction == "none" else "; p corrected, intervals not"
     caption = f"Paired differences in {shown.label}, {reference}, over shared blocks{corrected}; {shown.direction}."
     return Table("contrasts", caption, chosen(columns), found)
 
@@ -197,7 +199,12 @@ def further(findings: Findings, study: Study) -> Table:
         lines += [(f"left out: {block}", why) for block, why in contrast.dropped.items()]
         found += [Row((pair if not index else "", *line)) for index, line in enumerate(lines)]
     columns = (Column("contrast", "left"), Column("measure", "left"), Column("value", "left"))
-    return Table("further", "Cross-checks; the verdicts rest on the declared test alone.", columns, tuple(found))
+    return Table(
+        "further",
+        "Cross-checks, p not corrected unless said; the verdicts rest on the declared test.",
+        columns,
+        tuple(found),
+    )
 
 
 def ranks(findings: Findings, study: Study) -> Table | None:
@@ -225,7 +232,12 @@ def ranks(findings: Findings, study: Study) -> Table | None:
         )
         for pair in findings.ranks.pairs
     )
-    return Table("ranks", "All pairs of arms by their ranks; rank 1 is the best.", columns, found)
+    return Table(
+        "ranks",
+        "All pairs of arms by their ranks; rank 1 is the best. Described; the verdicts rest on the declared contrasts.",
+        columns,
+        found,
+    )
 
 
 def factors(findings: Findings) -> Table | None:
@@ -244,7 +256,8 @@ def factors(findings: Findings) -> Table | None:
         )
         for effect in findings.factorial.effects
     )
-    return Table("factors", f"Effects of the two factors, n = {findings.factorial.n} blocks.", columns, found)
+    caption = f"Effects of the two factors, n = {findings.factorial.n} blocks; p not corrected. {NOT_DECLARED}"
+    return Table("factors", caption, columns, found)
 
 
 def marginal(findings: Findings, study: Study) -> Table | None:

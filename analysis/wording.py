@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from analysis import display, facts, search
 from analysis.display import Quantity, listing
 from analysis.findings import ArmSummary, ContrastResult, Findings, Word
+from analysis.significance import sign_flip_attainable
 from search_spaces.study import Study
 
 WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "undecided")
@@ -134,10 +135,12 @@ def tests(findings: Findings, study: Study) -> str:
     )
     if study.correction != "none":
         sentence += f" ({listing(sizes)})"
-    least = max((contrast.p_attainable for contrast in findings.contrasts), default=float("nan"))
-    if least > study.alpha:
+    counts = {len(contrast.blocks) for contrast in findings.contrasts if len(contrast.blocks) > 1}
+    least = sign_flip_attainable(min(counts, default=0))
+    if counts and least > study.alpha:
+        which = ", as the smallest comparison has," if len(counts) > 1 else ""
         sentence += (
-            f". With so few blocks an exact sign-flip test cannot go below p = {least:.4g}, "
+            f". With {min(counts)} blocks{which} an exact two-sided sign-flip test cannot go below p = {least:.4g}, "
             f"so on its own it could not decide at this level"
         )
     return sentence + "."

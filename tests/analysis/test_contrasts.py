@@ -220,7 +220,7 @@ NAMED = {
     "missing_arm": "Not part of this sweep: a3. 1 of 3 declared contrasts is with it: not shown, counted as p = 1.",
     "missing_baseline": "Not part of this sweep: a0. 3 of 3 declared contrasts are with it",
     "one_block": "a1 - a0 has 1 shared block: no interval and no test",
-    "two_blocks": "With 2 blocks a sign-flip or signed-rank test cannot go below p = 0.5",
+    "two_blocks": "With 2 blocks a two-sided sign-flip or signed-rank test cannot go below p = 0.5",
     "zero_variance": "all 10 differences are equal, so t has no answer and the exact sign-flip test decides",
     "identical_arms": "all 10 differences are exactly zero",
     "ties": "ties among the 10 differences",

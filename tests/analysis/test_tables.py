@@ -190,6 +190,26 @@ class TestWording:
         findings = compare(samples.frame(one), one)
         assert wording.headline(findings, one) == findings.contrasts[0].verdict.sentence
 
+    def test_what_few_blocks_can_reach_is_said_of_contrasts_that_have_some(self) -> None:
+        """A missing reference is no reason to say that no test goes below p = 1."""
+        three = frames.small_study(blocks=8)
+        whole, holed, lost = frames.sound(three), frames.sound(three), frames.sound(three)
+        gone = (holed.trials["arm"] == "a2") & (holed.trials["seed"] > 2)
+        holed.trials.loc[gone, ["state", "reason"]] = ("failed", "diverged")
+        lost.trials.loc[lost.trials["arm"] == "a2", ["state", "reason"]] = ("failed", "diverged")
+        said = [wording.tests(compare(ran, three), three) for ran in (whole, holed, lost)]
+        assert ["cannot go below" in text for text in said] == [False, True, False]
+        assert "With 3 blocks, as the smallest comparison has, an exact two-sided sign-flip test" in said[1]
+        assert "cannot go below p = 0.25" in said[1]
+
+    def test_what_was_not_declared_is_said_to_be_described(self) -> None:
+        study = samples.study(factors=True)
+        findings = compare(samples.frame(study), study)
+        for table in (tables.ranks(findings, study), tables.factors(findings)):
+            assert table is not None
+            assert table.caption.endswith("Described; the verdicts rest on the declared contrasts.")
+        assert "p corrected, intervals not" in tables.contrasts(findings, study).caption
+
     def test_failures_are_in_the_headline(self, study: Study) -> None:
         said = wording.headline(compare(samples.frame(study, failed=2), study), study)
         assert said.startswith("With no value from 2 of 20 runs: against map of layer 1, ")
