@@ -1,7 +1,6 @@
-"""`doctor`: what this machine has and lacks for a sweep, each with how to mend it.
+"""`doctor`: what this machine has and lacks for a sweep, each with how to mend it."""
 
-Its imports stay inside functions: this file is read whenever any command starts.
-"""
+# Imports stay inside functions: this file is read whenever any command starts.
 
 import argparse
 import os

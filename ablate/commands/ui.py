@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import socket
 import sys
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if store.startswith(("http://", "https://")):
         terminal.console().print(f"That is a server; open it in a browser: {redact(store)}", soft_wrap=True)
         return 0
+    check_port(args.port)
     out = terminal.console()
     out.print(f"MLflow:  http://127.0.0.1:{args.port}   (Ctrl-C ends it)", soft_wrap=True)
     out.print("         ablate/<study> > Training runs; + beside a sweep unfolds its trials.", soft_wrap=True)
@@ -37,6 +39,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         out.print(f"Optuna:  pip install optuna-dashboard, then: optuna-dashboard {home.optuna}", soft_wrap=True)
     serve(store, args.port)
+
+
+def check_port(port: int) -> None:
+    """Raises UsageError where nobody can listen: MLflow would say so among its own lines, and end with 0."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise request.UsageError(
+                f"Nothing can listen on port {port} of this machine ({error}). If another `ui` runs there, open "
+                f"http://127.0.0.1:{port}; else name another, up to 65535:  --port {port % 60000 + 1}"
+            ) from None
 
 
 def serve(store: str, port: int) -> NoReturn:

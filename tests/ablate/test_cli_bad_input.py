@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ablate.__main__ import COMMANDS
+from ablate.commands import ui
 from tests.ablate.console import OFF, TOY, Answered, Shell, files
 
 STUDY = f"{TOY}:toy"
@@ -73,11 +74,24 @@ def test_no_command_at_all(shell: Shell) -> None:
     refused(shell.bare(), "COMMAND")
 
 
-def test_every_command_has_help(shell: Shell) -> None:
+def test_every_command_has_help(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     for command in COMMANDS:
         with pytest.raises(SystemExit) as left:
             shell.bare(command, "--help")
         assert left.value.code == 0
+        assert "import" not in capsys.readouterr().out  # for who types it, not for who writes it
+
+
+def test_a_port_where_nobody_can_listen(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ui, "serve", lambda *served: pytest.fail(f"served {served}"))
+    shell.home.mkdir()
+    (shell.home / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(shell("ui", "--port", str(port)), f"port {port}", "--port")
+    refused(shell("ui", "--port", "99999"), "99999", "65535")
 
 
 @pytest.mark.parametrize("home", ["file/home", "file"])
