@@ -572,6 +572,20 @@ def test_every_arm_trains_and_resumes_to_the_same_numbers(arm):
     assert "fgsm_error" not in first[0]
 
 
+def test_the_teacher_is_the_average_of_the_student_after_each_step_by_the_released_schedule():
+    """With one step an epoch, each epoch's state is a step's; momenta from the schedule's formula, steps from 0."""
+    config = replace(TINY, batch=24, epochs=6, ema=0.5, ema_end=0.9, ema_constant=0.3)
+    momenta = [0.5, 0.5, *(0.9 - 0.4 * (math.cos(math.pi * k / 6) + 1) / 2 for k in range(2, 6))]
+    trio = adautomix.trio_of(config, 3, 3, 0)
+    average = {name: weight.detach().clone() for name, weight in trio.student.named_parameters()}
+    for epoch, m in zip(adautomix.train(config, open_set(), seed=0, device="cpu"), momenta, strict=True):
+        weights = epoch.state()["weights"]
+        for name in average:
+            average[name] = m * average[name] + (1 - m) * weights[f"student.{name}"]
+            torch.testing.assert_close(weights[f"teacher.{name}"], average[name], atol=1e-6, rtol=1e-5)
+    assert not torch.equal(weights["student.one.weight"], weights["teacher.one.weight"])
+
+
 def test_arms_train_different_networks():
     data = open_set()
     losses = {
