@@ -89,7 +89,7 @@ class RankPair:
     arm: str
     other: str
     conover: float
-    """Conover's test, Holm-corrected."""
+    """Conover's test, Holm-corrected. NaN where all blocks rank alike."""
     nemenyi: float
 
 

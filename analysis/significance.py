@@ -260,7 +260,8 @@ def ranks(outcomes: Mapping[str, npt.ArrayLike], higher_is_better: bool = True, 
     pairs = list(combinations(range(k), 2))
     gaps = np.array([abs(mean_A[i] - mean_A[j]) for i, j in pairs])
     nemenyi = studentized.sf(gaps / spread * np.sqrt(2))
-    conover = _holm(_conover(ranks_BA, gaps))
+    conover = _conover(ranks_BA, gaps)
+    conover = conover if np.isnan(conover).any() else _holm(conover)
     return Ranks(
         mean={arm: float(rank) for arm, rank in zip(arms, mean_A, strict=True)},
         n=n,
@@ -286,12 +287,15 @@ def _friedman(ranks_BA: Floats) -> tuple[float, float]:
 
 
 def _conover(ranks_BA: Floats, gaps: Floats) -> Floats:
-    """Two-sided p of each gap between mean ranks, by t on (n - 1)(k - 1) degrees of freedom."""
+    """Two-sided p of each gap between mean ranks, by t on (n - 1)(k - 1) degrees of freedom.
+
+    Where all blocks rank alike, t has no answer, and none is made up: three blocks would give p = 0.
+    """
     n, k = ranks_BA.shape
     df = (n - 1) * (k - 1)
     residual = n * float((ranks_BA**2).sum()) - float((ranks_BA.sum(axis=0) ** 2).sum())
     if residual <= 1e-9:
-        return np.where(gaps > 1e-12, 0.0, 1.0)
+        return np.where(gaps > 1e-12, np.nan, 1.0)
     t = n * gaps / np.sqrt(2 * residual / df)
     return np.asarray(2 * special.stdtr(df, -t))
 

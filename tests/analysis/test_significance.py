@@ -234,13 +234,16 @@ def test_critical_difference_is_demsars() -> None:
 def test_ranks_do_not_depend_on_scale_or_on_blocks_level(rows: list[list[int]]) -> None:
     table = np.array(rows, dtype=float)
     moved = np.exp(table / 5) * 3 + 10 * np.arange(len(rows))[:, None]
-    assert significance.ranks(_named(table)) == significance.ranks(_named(moved))
+    assert repr(significance.ranks(_named(table))) == repr(significance.ranks(_named(moved)))  # NaN is not itself
 
 
 def test_ranks_of_perfect_order_and_of_ties() -> None:
     perfect = significance.ranks(_named(np.tile([3.0, 2.0, 1.0], (5, 1))))
     assert perfect.mean == {"a0": 1.0, "a1": 2.0, "a2": 3.0}
     assert perfect.p == pytest.approx(stats.chi2.sf(10, 2))
+    assert all(np.isnan(pair.conover) for pair in perfect.pairs), "no noise, no t: not p = 0 of 5 blocks"
+    gap = np.sqrt(3 * 4 / (6 * 5))
+    assert perfect.pairs[1].nemenyi == pytest.approx(stats.studentized_range.sf(2 / gap * np.sqrt(2), 3, np.inf))
     level = significance.ranks(_named(np.ones((5, 3))))
     assert (level.statistic, level.p) == (0.0, 1.0)
     assert all(pair.conover == 1.0 for pair in level.pairs)
