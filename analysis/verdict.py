@@ -21,11 +21,13 @@ In prose, for a reviewer:
 What may go wrong, and how often. With no true difference in a family, the chance of any 'better' or 'worse' is at most
 alpha; with all true differences at their margins, the chance of any 'equivalent' is at most alpha. At most one of the
 two mistakes is possible for one contrast, so no correction is due between them (Goeman, Solari and Stijnen, Statistics
-in Medicine 29 (2010)). This holds exactly for normal paired differences, and was found by simulation to hold for
-symmetric ones, heavy-tailed or tied (`benchmarks/calibration.py`; figures in `results/calibration/`). Two arms with the
-same noise, however skewed, have symmetric differences. It does not hold for differences that are themselves strongly
-skewed, which takes skewed noise that is much wider in one arm: no test does, for all such distributions (Bahadur and
-Savage, Annals of Mathematical Statistics 27 (1956)). A report warns where the differences look so.
+in Medicine 29 (2010)). In a family where some differences are none and others are at their margins each kind keeps its
+alpha, and the two chances may add: 9.6 % in a simulation of two claims of equivalence, 20 blocks. The rates hold
+exactly for normal paired differences, and was found by simulation to hold for symmetric ones, heavy-tailed or tied
+(`benchmarks/calibration.py`; figures in `results/calibration/`). Two arms with the same noise, however skewed, have
+symmetric differences. They do not for differences that are themselves strongly skewed, which takes skewed noise that is
+much wider in one arm: no test does, for all such distributions (Bahadur and Savage, Annals of Mathematical Statistics
+27 (1956)). A report warns where the differences look so.
 """
 
 import math
