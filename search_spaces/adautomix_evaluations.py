@@ -165,7 +165,8 @@ SWIN_PAPER = Scale(
     data={"side": 224},
     gpus=1.0,
     note="Swin-T on CIFAR-100 at 224 pixels, 200 epochs, 14 x 14 patches, 3 seeds. All arms take AdAutoMix's rates and "
-    "warm-up; OpenMixup tunes those of each mix. RandAugment and stochastic depth are not here.",
+    "warm-up, AutoMix its margin too, and mixes by hand ResNet-18's laws of lambda; OpenMixup tunes those of each mix. "
+    "RandAugment and stochastic depth are not here.",
 )
 OCCLUSION = Study(
     name="adautomix_occlusion",

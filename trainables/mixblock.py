@@ -16,6 +16,8 @@ Deviations:
    mixed images are picked by index; the channel of lam is the addition of its weights. The numbers are the same.
 3. Bilinear upsampling is two matrix products, whose gradient on a GPU adds up in a fixed order. The numbers are the
    same.
+4. AutoMix's block knows no lam, as in the code on CIFAR and Tiny-ImageNet. On ImageNet and with Swin-T it has a channel
+   of it there, and its loss of the area fades to nothing.
 
 Shapes: B images, N mixed together, c channels and h x w pixels of a feature map, H x W of an image, d channels of q and
 k. An index (N, B) says which image of the batch stands in place n of the mixed image b.

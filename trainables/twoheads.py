@@ -11,6 +11,9 @@ weights are drawn from the generator passed in, on the CPU, so a seed gives one 
 Deviations:
 1. `width` scales all channels; at 64 each is the published network. ResNeXt's groups shrink with it below 64.
 2. Swin and ConvNeXt have torchvision's first weights, and no stochastic depth, which would read the global generator.
+3. ConvNeXt's stem is torchvision's, 4 x 4 with stride 4; OpenMixup's for small images is 3 x 3 with stride 1.
+4. Swin's stages begin with the merging of patches; OpenMixup's end with it, and with a normalisation of what they give
+   away.
 
 Shapes: B images, C channels, H x W pixels, c channels and h x w pixels of a stage's output, D features, K classes.
 """
