@@ -63,4 +63,5 @@ def _arms(study: Study, wanted: list[str] | None = None) -> list[str]:
 
 def _contrast(contrast: Contrast) -> str:
     margin = f", margin {contrast.margin:g}" if contrast.margin else ""
-    return f"`{contrast.arm}` - `{contrast.reference}`: {contrast.claim}{margin}"
+    where = f" on {contrast.dataset}" if contrast.dataset else ""
+    return f"`{contrast.arm}` - `{contrast.reference}`{where}: {contrast.claim}{margin}"

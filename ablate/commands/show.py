@@ -181,12 +181,12 @@ def _contrasts(plan: Plan) -> Any:
 
     rows = [
         [
-            f"{contrast.arm} - {contrast.reference}",
+            f"{contrast.arm} - {contrast.reference}" + (f" on {contrast.dataset}" if contrast.dataset else ""),
             claim(contrast),
             contrast.family,
             "" if {contrast.arm, contrast.reference} <= wanted else "not with these --arms",
         ]
-        for contrast in study.contrasts
+        for contrast in study.contrasts_at(plan.scale.name)
     ]
     return terminal.grid(["arm - reference", "claim", f"family ({study.correction})", ""], rows)
 

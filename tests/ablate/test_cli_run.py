@@ -185,6 +185,13 @@ def test_show_says_on_what_needed_networks_are_trained(shell: Shell) -> None:
     assert "Needed" not in shell("show", "adautomix_methods", "--scale", "smoke").out
 
 
+def test_show_says_on_which_data_a_contrast_is_and_leaves_out_those_of_other_scales(shell: Shell) -> None:
+    for scale, there in (("laptop", ["digits"]), ("gpu", ["svhn", "cifar10", "cifar+10", "cifar+50"])):
+        lines = shell("show", "gradmix_protocols", "--scale", scale).out.splitlines()
+        found = [line.split() for line in lines if line.strip().startswith("gradmix - none")]
+        assert [words[4] for words in found] == there
+
+
 def test_show_writes_nothing(shell: Shell) -> None:
     assert shell("show", f"{TOY}:toy").code == 0
     assert not shell.home.exists()
