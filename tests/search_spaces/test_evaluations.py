@@ -60,7 +60,7 @@ def test_corruptions_and_closed_sets_share_their_networks(scale):
 
 @pytest.mark.parametrize("study", ["gradmix_closed", "gradmix_corruptions", "gradmix_ood"])
 def test_all_classes_are_learned_as_long_as_by_the_authors_scripts(study):
-    """Epochs and lambda, by data set; of all of Tiny-ImageNet they have none, and its open-set splits have 800."""
+    """Epochs and lambda, by data set. CIFAR-100's epochs are ours; Tiny-ImageNet's are those of its open-set splits."""
     wanted = {
         "cifar10-closed": (500, 1.2),
         "cifar100-closed": (600, 1.2),
