@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analysis.findings import ArmSummary, ContrastResult, Interval, Word
+from analysis.findings import LEVELS, ArmSummary, ContrastResult, Interval, Word
 from search_spaces.study import Outcome
 
 MISSING = "–"
@@ -95,16 +95,19 @@ def fixed(number: float, decimals: int) -> str:
 
 
 def p_value(p: float) -> str:
-    """Three decimals; below 0.001 the bound."""
+    """Three decimals; below 0.001 the bound, and '>0.050' where rounding would put p at a level that it is above."""
     if not math.isfinite(p):
         return MISSING
-    return "<0.001" if p < 0.001 else f"{min(p, 1.0):.3f}"
+    if p < 0.001:
+        return "<0.001"
+    text = f"{min(p, 1.0):.3f}"
+    return f">{text}" if float(text) in LEVELS and p > float(text) else text
 
 
 def p_equals(p: float) -> str:
     """'p = 0.031', or 'p < 0.001'."""
     text = p_value(p)
-    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
+    return f"p {text[0]} {text[1:]}" if text[0] in "<>" else f"p = {text}"
 
 
 def percent(fraction: float) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Word = Literal["better", "worse", "equivalent", "undecided"]
+LEVELS = (0.01, 0.05, 0.1)
+"""Usual levels of a test: a p above one is never shown as that one, rounded."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ alpha; with all true differences at their margins, the chance of any 'equivalent
 two mistakes is possible for one contrast, so no correction is due between them (Goeman, Solari and Stijnen, Statistics
 in Medicine 29 (2010)). In a family where some differences are none and others are at their margins each kind keeps its
 alpha, and the two chances may add: 9.6 % in a simulation of two claims of equivalence, 20 blocks. The rates hold
-exactly for normal paired differences, and was found by simulation to hold for symmetric ones, heavy-tailed or tied
+exactly for normal paired differences, and were found by simulation to hold for symmetric ones, heavy-tailed or tied
 (`benchmarks/calibration.py`; figures in `results/calibration/`). Two arms with the same noise, however skewed, have
 symmetric differences. They do not for differences that are themselves strongly skewed, which takes skewed noise that is
 much wider in one arm: no test does, for all such distributions (Bahadur and Savage, Annals of Mathematical Statistics
@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from analysis import equivalence as tost
 from analysis import power
-from analysis.findings import Interval, Verdict, Word
+from analysis.findings import LEVELS, Interval, Verdict, Word
 from analysis.significance import (
     DRAWS,
     EXACT_LIMIT,
@@ -260,5 +260,8 @@ def number(value: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """'= 0.012', or '< 0.0001'."""
-    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+    """'= 0.012', '< 0.0001', or '> 0.05' where rounding would put p at a level that it is above."""
+    if p < 1e-4:
+        return "< 0.0001"
+    text = f"{p:.2g}"
+    return f"{'>' if float(text) in LEVELS and p > float(text) else '='} {text}"

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import equivalence, significance, verdict
+from analysis import display, equivalence, significance, verdict
 from analysis.findings import Interval
 from search_spaces.study import Outcome
 
@@ -185,3 +186,13 @@ def test_numbers_for_people() -> None:
     assert verdict.amount(0.01, POINTS) == "1 point"
     assert verdict.amount(0.5, LOSS) == "0.5"
     assert verdict.p_text(0.00009) == "< 0.0001"
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
+@given(share=st.floats(0.97, 1.03))
+def test_p_is_never_rounded_across_a_level(alpha: float, share: float) -> None:
+    """'Undecided' beside 'p = 0.05' at level 0.05 would contradict the rule."""
+    p = alpha * share
+    for shown in (verdict.p_text(p), display.p_value(p)):
+        sign, value = re.fullmatch(r"([=<>]?) ?([0-9.]+)", shown).groups()
+        assert (float(value) > alpha or (sign == ">" and float(value) == alpha)) == (p > alpha)
