@@ -96,7 +96,8 @@ class Config:
 
     # Augmentation of the two views
     crop: bool = True
-    """RandomResizedCrop(scale crop_scale to 1). [P] "standard SimCLR"; R1 has it commented out, R2 has it."""
+    """RandomResizedCrop(scale crop_scale to 1). [P] "standard SimCLR"; R1 has it commented out, R2 has it after the
+    colours are changed."""
     crop_scale: float = 0.2
     """Smallest area of the crop. SupContrast 0.2."""
     flip: bool = True

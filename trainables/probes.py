@@ -62,7 +62,7 @@ class Config:
     """What training images go through: the pre-training's crop, flip and rotation alone [D]; all that its views do [C];
     nothing, and then features are computed once."""
     bias: bool = True
-    """Whether the linear layer has one. [C] no."""
+    """Whether the linear layer has one. R1 yes, R2 no."""
     k: int = 10
     """Neighbours per class. [P] 10 in the ablations on open sets."""
 
