@@ -170,7 +170,8 @@ def blocks_needed(differences: Floats, margin: float | None, test: str, alpha: f
     Args:
         differences: (n,) over the shared blocks.
         margin: of the contrast, if it has one.
-        test: the declared one; the sign-flip test also needs enough blocks for its smallest p.
+        test: the declared one; the sign-flip test also needs enough blocks for its smallest p, and so do coarse
+            differences.
         alpha: of Holm's strictest step, so that the other contrasts need not help.
     """
     if differences.size < 2:
@@ -180,13 +181,13 @@ def blocks_needed(differences: Floats, margin: float | None, test: str, alpha: f
     if bool(constant(differences)):
         reachable = mean != 0 or margin is not None
         return max(exact, differences.size + 1) if reachable else None
-    found = [power.blocks_for_difference(mean, sd, alpha)]
+    exactly = test == "sign-flip" or bool(coarse(differences))  # zeros do not count in the sign-flip test's smallest p
+    least = math.ceil(exact / float(np.mean(differences != 0))) if exactly and mean else 2
+    found = [(power.blocks_for_difference(mean, sd, alpha), least)]
     if margin is not None:
-        found.append(power.blocks_for_equivalence(margin, sd, alpha, mean))
-    enough = [n for n in found if n is not None]
-    if not enough:
-        return None
-    return max(min(enough), differences.size + 1, exact if test == "sign-flip" else 2)
+        found.append((power.blocks_for_equivalence(margin, sd, alpha, mean), exact if exactly else 2))
+    enough = [max(n, fewest) for n, fewest in found if n is not None]
+    return max(min(enough), differences.size + 1) if enough else None
 
 
 def _rejects(p: float | None, alpha: float) -> bool:

@@ -181,6 +181,14 @@ def test_blocks_needed_limits() -> None:
     assert verdict.blocks_needed(np.array([1e-9, -1e-9, 1e-9, -1e-9]), None, "t", 0.05) is None
 
 
+def test_blocks_needed_of_coarse_differences_can_decide() -> None:
+    """Six gains of a point and two ties: t alone would want 9 blocks, with which the sign-flip test cannot reject."""
+    seen, alpha = np.array([0.01] * 6 + [0.0] * 2), 0.05 / 6
+    assert verdict.blocks_needed(seen, None, "t", alpha) == verdict.blocks_needed(seen, None, "sign-flip", alpha) == 11
+    nine, eleven = (np.array([0.01] * gains + [0.0] * ties) for gains, ties in ((7, 2), (8, 3)))
+    assert verdict.p_difference(eleven, "t") <= alpha < verdict.p_difference(nine, "t")
+
+
 def test_numbers_for_people() -> None:
     assert [verdict.number(x) for x in (1.25e-5, 0.5, 12.345, 12345.6)] == ["1.25e-05", "0.5", "12.3", "12346"]
     assert verdict.amount(0.01, POINTS) == "1 point"
