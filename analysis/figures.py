@@ -97,11 +97,8 @@ def differences(findings: Findings, study: Study) -> Picture | None:
         return axes.figure  # type: ignore[return-value]
 
     margin = " The shaded band is the declared margin." if any(c.margin is not None for c in measured) else ""
-    inner = (
-        " The thick part is the interval that the equivalence test uses."
-        if any("tost" in c.intervals for c in measured)
-        else ""
-    )
+    thick = next((display.percent(c.intervals["tost"].level) for c in measured if "tost" in c.intervals), "")
+    inner = f" The thick part is the {thick} interval of an equivalence test by t, not corrected." if thick else ""
     level = display.percent(measured[0].interval.level)
     return Picture(
         "differences",
@@ -241,7 +238,9 @@ def paper(findings: Findings, study: Study) -> Picture | None:
         axes.axvline(0, color=INK, lw=0.8, zorder=1)
         for row, (pair, ours) in enumerate(found):
             colour = MUTED if pair.agree is None else ARM if pair.agree else WORD["worse"]
-            axes.plot([pair.published, ours], [row, row], color=colour, lw=1, linestyle="-" if pair.agree else ":")
+            axes.plot(
+                [pair.published, ours], [row, row], color=colour, lw=1, linestyle=":" if pair.agree is False else "-"
+            )
             axes.plot(pair.published, row, "D", mfc="white", mec=colour, ms=5)
             axes.plot(ours, row, "o", color=colour, ms=5)
         axes.legend(

@@ -126,11 +126,12 @@ def missing(arms: Iterable[ArmSummary]) -> tuple[str, ...]:
 
 def tests(findings: Findings, study: Study) -> str:
     """Which tests were declared, at which level, corrected how, and what so few blocks can reach."""
-    names = listing(dict.fromkeys(contrast.test for contrast in findings.contrasts))
+    every = dict.fromkeys(contrast.test for contrast in findings.contrasts)
+    names = "; ".join([*every, ""]).rstrip() if any(", as " in name for name in every) else f"{listing(every)},"
     families = {contrast.family: contrast.family_size for contrast in findings.contrasts}
     sizes = [f"{size} in the family {family!r}" for family, size in families.items()]
     sentence = (
-        f"Declared before the run, on differences paired by block: {names}, at level {study.alpha:g}, "
+        f"Declared before the run, on differences paired by block: {names} at level {study.alpha:g}, "
         f"{CORRECTION.get(study.correction, study.correction)}"
     )
     if study.correction != "none":

@@ -166,6 +166,16 @@ def test_the_paper_stands_beside_ours(study: Study, findings: Findings) -> None:
     assert [places[0] for places in points(figure, "D")] == pytest.approx(printed)
 
 
+def test_only_opposite_signs_are_joined_by_a_dotted_line(study: Study, findings: Findings) -> None:
+    agreement = findings.agreement
+    assert agreement is not None
+    pairs = [dataclasses.replace(agreement.contrasts[0], agree=agree) for agree in (True, None, False)]
+    shown = dataclasses.replace(findings, agreement=dataclasses.replace(agreement, contrasts=tuple(pairs)))
+    lines = [line for line in drawn(figures.paper(shown, study)).axes[0].lines if line.get_marker() == "None"]
+    rows = [{row} for row in range(3)]
+    assert [line.get_linestyle() for line in lines if set(line.get_ydata()) in rows] == ["-", "-", ":"]
+
+
 def test_no_picture_without_something_to_show(study: Study, frame: Frame, findings: Findings) -> None:
     nan = dataclasses.replace(findings.arms[0].mean, estimate=math.nan, low=math.nan, high=math.nan)
     empty = dataclasses.replace(
