@@ -273,7 +273,8 @@ RELEASED = Config(
     score="normalised",
     k=3,
 )
-"""The released code, for a parity run."""
+"""The released code, for a parity run. R2 where the two differ: R1's scripts have conv3_2 and conv4_2, and R1 adds maps
+by `raw_sum` and does not crop."""
 
 MOCO = replace(
     PAPER,
