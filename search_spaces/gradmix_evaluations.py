@@ -4,7 +4,8 @@ Paper: Informed Mixing (GradMix), arXiv 2505.12803. `gradmix_closed` is its Tabl
 `gradmix_corruptions` section 4.4 with Table 5. `gradmix_dimension`, Table 1, and `gradmix_spread`, Figure 6, are of the
 networks of the open-set studies.
 
-Studies of one scale share blocks, settings and so the trained networks.
+Studies of one scale share blocks, settings and so the trained networks; `gradmix_ood` trains its own, as its protocols
+have other sets beside the images that are trained on.
 """
 
 from collections.abc import Mapping
