@@ -107,8 +107,8 @@ def _signs(table: Cells, study: Study) -> tuple[PublishedContrast, ...]:
 
 def _mean_difference(table: Cells, pair: tuple[str, str], datasets: set[str]) -> float | None:
     arm, reference = (table.values[name] for name in pair)
-    shared = [arm[b] - reference[b] for b in arm if b in reference and table.dataset[b] in datasets]
-    return float(np.mean(shared)) if shared else None
+    differences = [arm[b] - reference[b] for b in table.shared(pair) if table.dataset[b] in datasets]
+    return float(np.mean(differences)) if differences else None
 
 
 def _tau(table: Cells, study: Study, random: np.random.Generator) -> Interval | None:
@@ -117,9 +117,7 @@ def _tau(table: Cells, study: Study, random: np.random.Generator) -> Interval | 
     for dataset, printed in _printed(study).items():
         arms = [arm.name for arm in study.arms if arm.name in printed]
         datasets = {dataset} if dataset in table.dataset.values() else set(table.dataset.values())
-        blocks = [
-            b for b in table.blocks if table.dataset[b] in datasets and all(b in table.values[arm] for arm in arms)
-        ]
+        blocks = [block for block in table.shared(arms) if table.dataset[block] in datasets]
         if len(arms) >= 3 and blocks:
             ours = np.array([[table.values[arm][block] for arm in arms] for block in blocks])
             pairs.append((np.array([printed[arm] for arm in arms]), ours))

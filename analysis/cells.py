@@ -4,7 +4,7 @@ Nothing is dropped in silence: a trial that failed, has no finite outcome, is pe
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -41,6 +41,11 @@ class Cells:
         if block in self.failed[arm]:
             return f"{arm} failed ({self.failed[arm][block]})"
         return f"{arm} is pending"
+
+    def shared(self, arms: Sequence[str]) -> list[str]:
+        """Blocks that all these arms finished, on the same data, in plan order."""
+        done = [block for block in self.blocks if all(block in self.values[arm] for arm in arms)]
+        return [block for block in done if len({self.data_digest[arm].get(block, "") for arm in arms} - {""}) < 2]
 
 
 def only_scale(frame: Frame, study: Study) -> str:

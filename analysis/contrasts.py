@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import agreement, audit, cells, effects, equivalence, factorial, significance, verdict
 from analysis.cells import Cells
-from analysis.findings import ArmSummary, ContrastResult, Findings, Interval
+from analysis.findings import ArmSummary, ContrastResult, Factorial, Findings, Interval
 from analysis.frame import Frame, FrameError
 from analysis.multiplicity import CORRECTIONS
 from analysis.resampling import overlap
@@ -62,7 +62,7 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
         warnings=warnings,
         omnibus=omnibus,
         ranks=ranks,
-        factorial=factorial.analyse(table.values, study),
+        factorial=_factorial(table, study),
         interquartile=_interquartile(table, study, random),
         agreement=agreement.compare_published(frame, table, study),
         left_out=table.left_out,
@@ -110,9 +110,8 @@ def _secondary(frame: Frame, study: Study) -> tuple[dict[str, tuple[ArmSummary, 
 def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> dict[str, Interval]:
     """Arm -> interquartile mean over several datasets of equally many blocks that every arm finished."""
     arms = _arms(table, study)
-    done = [block for block in table.blocks if all(block in table.values[arm.name] for arm in arms)]
     by_dataset: dict[str, list[str]] = {}
-    for block in done:
+    for block in table.shared([arm.name for arm in arms]):
         by_dataset.setdefault(table.dataset[block], []).append(block)
     if len(by_dataset) < 2 or len({len(blocks) for blocks in by_dataset.values()}) > 1:
         return {}
@@ -125,9 +124,15 @@ def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> d
 
 def _complete(table: Cells, study: Study) -> dict[str, Floats]:
     """Arm -> outcomes, over the blocks that every arm finished."""
-    arms = _arms(table, study)
-    blocks = [block for block in table.blocks if all(block in table.values[arm.name] for arm in arms)]
-    return {arm.name: np.array([table.values[arm.name][block] for block in blocks]) for arm in arms}
+    arms = [arm.name for arm in _arms(table, study)]
+    blocks = table.shared(arms)
+    return {arm: np.array([table.values[arm][block] for block in blocks]) for arm in arms}
+
+
+def _factorial(table: Cells, study: Study) -> Factorial | None:
+    arms = [arm.name for arm in study.arms if len(arm.factors) == 2]
+    blocks = table.shared(arms)
+    return factorial.analyse({arm: {block: table.values[arm][block] for block in blocks} for arm in arms}, study)
 
 
 @dataclass(frozen=True)

@@ -342,6 +342,17 @@ def test_friedman_is_over_the_blocks_that_every_arm_finished() -> None:
     assert compare(frame, STUDY).ranks.statistic == pytest.approx(expected.statistic)
 
 
+def test_a_block_of_different_data_is_in_no_comparison_of_several_arms() -> None:
+    arms = [dataclasses.replace(arm, factors={"p": i // 2, "k": i % 2}) for i, arm in enumerate(STUDY.arms)]
+    study = dataclasses.replace(STUDY, arms=tuple(arms))
+    whole, other = (compare(build(study), study) for build in (frames.sound, frames.other_data))
+    assert (whole.ranks.n, whole.factorial.n) == (10, 10)
+    assert (other.ranks.n, other.factorial.n) == (9, 9)
+    blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(4))
+    several = dataclasses.replace(study, scales=(Scale(name="smoke", blocks=blocks),))
+    assert compare(frames.other_data(several), several).interquartile == {}, "4 and 3 blocks"
+
+
 def test_arms_have_their_t_intervals_and_secondary_outcomes() -> None:
     frame = frames.sound(STUDY)
     found = compare(frame, STUDY)
