@@ -45,6 +45,8 @@ class Cost:
     mean: float
     low: float
     high: float
+    times: float
+    """How many times the baseline's on the blocks that both finished; NaN without any."""
 
 
 def size(study: Study, scale: str) -> Scale | None:
@@ -77,21 +79,31 @@ def failures(frame: Frame, findings: Findings, study: Study) -> tuple[Failure, .
 def costs(frame: Frame, study: Study) -> tuple[Cost, ...]:
     """What each arm's finished runs took: seconds of the trials, the sum of all epochs' flops, the largest memory."""
     finished = frame.trials[frame.trials["state"] == "done"]
-    tables = {"seconds": finished[["arm", "seconds"]]}
+    tables = {"seconds": finished[["arm", "block", "seconds"]]}
     for kind in COSTS:
         if kind in frame.epochs and kind != "seconds":
             epochs = frame.epochs.merge(finished[["arm", "block"]], on=["arm", "block"])
             cells = epochs.groupby(["arm", "block"], sort=False)[kind]
             whole = cells.sum(min_count=1) if kind == "flops" else cells.max()
-            tables[kind] = whole.reset_index()[["arm", kind]]
+            tables[kind] = whole.reset_index()
     found = []
     for kind, table in tables.items():
-        for arm in study.arms:
-            values = [float(value) for value in table.loc[table["arm"] == arm.name, kind] if math.isfinite(value)]
+        taken: dict[str, dict[str, float]] = {arm.name: {} for arm in study.arms}
+        for arm, block, value in table.itertuples(index=False):
+            if arm in taken and math.isfinite(value):
+                taken[arm][block] = float(value)
+        for name, values in taken.items():
             if values:
-                mean = math.fsum(values) / len(values)
-                found.append(Cost(arm.name, kind, len(values), mean, min(values), max(values)))
+                mean = math.fsum(values.values()) / len(values)
+                times = _times(values, taken[study.baseline])
+                found.append(Cost(name, kind, len(values), mean, min(values.values()), max(values.values()), times))
     return tuple(found)
+
+
+def _times(values: Mapping[str, float], baseline: Mapping[str, float]) -> float:
+    both = values.keys() & baseline.keys()
+    whole = math.fsum(baseline[block] for block in both)
+    return math.fsum(values[block] for block in both) / whole if whole else math.nan
 
 
 def differing(study: Study) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:

@@ -352,24 +352,23 @@ def signed(number: float) -> str:
 
 
 def costs(found: Sequence[facts.Cost], study: Study) -> Table:
-    """What a run of every arm that has one cost, and how many times the baseline's mean that is."""
+    """What a run of every arm that has one cost, and how many times the baseline's that is."""
     named = labels(study)
     kinds = [kind for kind in facts.COSTS if any(cost.kind == kind for cost in found)]
     known = {(cost.arm, cost.kind): cost for cost in found}
 
     def cells(arm: str, kind: str) -> tuple[str, str]:
-        cost, baseline = known.get((arm, kind)), known.get((study.baseline, kind))
+        cost = known.get((arm, kind))
         if cost is None:
             return display.MISSING, display.MISSING
         show = display.seconds if kind == "seconds" else lambda value: display.amount(value, facts.COSTS[kind][1])
-        times = display.fixed(cost.mean / baseline.mean, 2) if baseline and baseline.mean else display.MISSING
-        return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})", times
+        return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})", display.fixed(cost.times, 2)
 
     heads = [head for kind in kinds for head in (facts.COSTS[kind][0], "× baseline")]
     arms = [arm.name for arm in study.arms if any(cost.arm == arm.name for cost in found)]
     rows = {arm: [cell for kind in kinds for cell in cells(arm, kind)] for arm in arms}
     body = tuple(Row((named[arm], *row), baseline=arm == study.baseline) for arm, row in rows.items())
-    caption = "Cost of a finished run: mean (smallest to largest), and the mean over the baseline's."
+    caption = "Cost of a finished run: mean (smallest to largest), and over the baseline's on the blocks of both."
     return Table("costs", caption, (Column("arm", "left"), *map(Column, heads)), body)
 
 

@@ -401,3 +401,19 @@ def test_costs_stand_beside_the_baselines() -> None:
     seconds = frame.trials.groupby("arm")["seconds"].mean()
     assert [float(row.cells[2]) for row in table.rows] == pytest.approx(list(seconds / seconds["layer_1"]), abs=0.005)
     assert [row.baseline for row in table.rows] == [True, False, False]
+
+
+def test_costs_over_the_baselines_are_on_the_blocks_of_both() -> None:
+    """An arm that has run on the cheap data only is not cheaper."""
+    blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(2))
+    two = frames.small_study(arms=2, scales=(Scale(name="smoke", blocks=blocks),))
+    frame = frames.sound(two)
+    frame.trials["seconds"] = [30.0 if dataset == "mnist" else 2.0 for dataset in frame.trials["dataset"]]
+    frame.trials.loc[frame.trials["arm"] == "a1", "seconds"] *= 1.5
+    unrun = (frame.trials["arm"] == "a1") & (frame.trials["dataset"] == "mnist")
+    frame.trials.loc[unrun, "state"] = "pending"
+    table = tables.costs(facts.costs(frame, two), two)
+    assert [row.cells for row in table.rows] == [
+        ("a0", "16.0 s (2.0 s to 30.0 s)", "1.00"),
+        ("a1", "3.0 s (3.0 s to 3.0 s)", "1.50"),
+    ]
