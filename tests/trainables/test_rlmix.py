@@ -42,6 +42,7 @@ def test_first_weights_are_orthogonal_and_choices_nearly_uniform():
     torch.testing.assert_close(weight.T @ weight, 2 * torch.eye(16), atol=1e-5, rtol=0)
     logits, _ = policy(torch.rand(5, 8, 8, 8), torch.randn(5, 8, 3))
     assert float(logits.detach().softmax(2).sub(0.1).abs().max()) < 0.01
+    assert float(policy.critic[-1].weight.detach().norm()) == pytest.approx(1.0), "gain 1, not the square root of 2"
     assert all(bool((part.bias == 0).all()) for part in policy.modules() if isinstance(part, nn.Conv2d | nn.Linear))
 
 
@@ -146,6 +147,31 @@ def test_a_run_resumes_to_the_same_numbers_even_inside_a_rollout(changes):
         assert [metrics for metrics, _ in states] == [metrics for metrics, _ in whole[done:]]
         final, wanted = states[-1][1]["policy"], whole[-1][1]["policy"]
         assert all(torch.equal(final[name], wanted[name]) for name in wanted)
+
+
+def test_a_choice_is_its_percentile_and_earns_the_cosine_of_pooled_saliency(monkeypatch):
+    """Cells as they are, not shares of an image: what an image weighs in the batch's cosine is its gradient."""
+    seen, plain = [], rlmix.mixed_loss
+
+    def watched(config, network, step, phi, classes):
+        loss, mixed = plain(config, network, step, phi, classes)
+        seen.append((step.q_B, phi, mixed))
+        return loss, mixed
+
+    monkeypatch.setattr(rlmix, "mixed_loss", watched)
+    first = next(rlmix.train(replace(TINY, evaluate_every=0), open_set(), seed=0, device="cpu"))
+    held = first.state()["rollout"]
+    assert len(seen) == len(held["reward"]) == 3
+    for (q, phi, mixed), action, reward in zip(seen, held["action"], held["reward"], strict=True):
+        torch.testing.assert_close(q, 0.99 * action / 9)
+        one, other = (F.avg_pool2d(each, 2).flatten() for each in (phi, (mixed.grad**2).mean(1).sqrt()))
+        assert float(reward) == pytest.approx(float(one @ other / (one.norm() * other.norm())), abs=1e-5)
+
+
+def test_the_policys_optimiser_is_stable_baselines3s():
+    optimizer = rlmix.agent_of(TINY, 3, 0, "cpu").optimizer
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert (optimizer.defaults["lr"], optimizer.defaults["eps"]) == (3e-4, 1e-5)
 
 
 def test_the_policy_moves_and_decides_what_is_trained():
