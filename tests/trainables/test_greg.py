@@ -1,5 +1,6 @@
 """GReg's losses against golden numbers of the released code, its gradient term against slow loops, and its training."""
 
+import functools
 import itertools
 import math
 import re
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.trainables.toys import images, open_set
-from trainables import classifiers, greg, pretraining, seeding
+from trainables import augment, classifiers, energy_sampling, greg, pretraining, seeding
 from trainables.catalogue import METHODS
 from trainables.config import ConfigError
 from trainables.data_protocols import PROTOCOLS, DataSpec
@@ -203,10 +204,13 @@ def test_hinges_are_zero_where_both_groups_are_beyond_their_margins_and_grow_by_
     assert greg.hinges(torch.tensor([-22.0, -26.0]), torch.tensor([-9.0]), -25.0, -7.0) == 9 / 2 + 4
 
 
-def test_scores_are_high_for_what_looks_known():
-    sure, unsure = torch.tensor([[9.0, 0.0, -1.0]]), torch.tensor([[0.1, 0.0, 0.2]])
-    for config in (greg.ENERGY, greg.OE, greg.DOS):
-        assert greg.known_score(config, sure) > greg.known_score(config, unsure)
+def test_each_base_scores_by_its_own_measure():
+    logits = torch.tensor([[3.0, 3.0, 3.0], [2.0, -9.0, -9.0], [-1.0, -1.0, -4.0]])
+    bases = {"energy": greg.ENERGY, "oe": greg.OE, "dos": greg.DOS}
+    scores = {name: greg.known_score(config, logits).tolist() for name, config in bases.items()}
+    assert scores["energy"] == pytest.approx([3 + math.log(3), 2, -1 + math.log(2 + math.exp(-3))], abs=1e-4)
+    assert scores["oe"] == pytest.approx([1 / 3, 1, 1 / (2 + math.exp(-3))], abs=1e-4)
+    assert scores["dos"] == pytest.approx([2 / 3, 1, 2 / (2 + math.exp(-3))], abs=1e-4)
 
 
 def test_images_that_are_surely_known_are_told_apart_by_a_class_of_its_own_as_in_the_code():
@@ -276,6 +280,70 @@ def test_the_gradient_term_makes_the_energy_flatter():
     assert last[30.0]["grad_norm_id"] < 0.8 * last[0.0]["grad_norm_id"]
 
 
+def plainly_trained(config, data, seed, rate, optimizer):
+    """The released loop, two passes a step, over the same images in the same order; rate: (epoch, step) -> its own."""
+    network = classifiers.classifier(config.network, config.width, 3, 3, seeding.torch_stream(seed, "init")).train()
+    optimizer = optimizer(network.parameters())
+    known, aux = (torch.from_numpy(each.pixels) for each in (data.train, data.others["auxiliary"]))
+    truth, views = torch.from_numpy(data.train.labels), augment.Settings(padding=config.padding, flip=config.flip)
+    for epoch in range(config.epochs):
+        stream = {
+            name: seeding.torch_stream(seed, f"{name}/{epoch}")
+            for name in ("order", "auxiliary", "augment", "augment aux")
+        }
+        order, others = (torch.randperm(n, generator=stream[name]) for n, name in ((24, "order"), (60, "auxiliary")))
+        for step in range(4):
+            here = slice(6 * step, 6 * step + 6)
+            parts = ((known[order[here]], "augment"), (aux[others[here]], "augment aux"))
+            x = torch.cat([(augment.view(pixels, views, stream[name]) - 0.5) / 0.25 for pixels, name in parts])
+            f = network(x)
+            S = -f.exp().sum(1).log()
+            loss = F.cross_entropy(f[:6], truth[order[here]])
+            too_high, too_low = (S[:6] - config.m_in).clamp_min(0), (config.m_aux - S[6:]).clamp_min(0)
+            loss = loss + config.lam_score * ((too_high**2).mean() + (too_low**2).mean())
+            again = x.clone().requires_grad_()
+            S = -network(again).exp().sum(1).log()
+            J = (S[6:] - config.m_aux).clamp_min(0).mean() - (config.m_in - S[:6]).clamp_min(0).mean()
+            (gradient,) = torch.autograd.grad(J, again, create_graph=True)
+            loss = loss + config.lam_gradient * gradient.square().sum((1, 2, 3)).sqrt().mean()
+            for group in optimizer.param_groups:
+                group["lr"] = rate(epoch, step)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.state_dict()
+
+
+LOOPED = {**TINY, "epochs": 2, "flip": True, "padding": 1, "m_in": -1.4, "m_aux": -1.21, "evaluate_every": 0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rate", "optimizer"),
+    [
+        (
+            {"lam_score": 0.5, "lam_gradient": 3.0, "weight_decay": 0.01, "floor": 0.004},
+            lambda epoch, step: 0.004 + 0.016 * (1 + math.cos(math.pi * (4 * epoch + step) / 8)) / 2,
+            functools.partial(torch.optim.SGD, lr=1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        ),
+        (
+            {"schedule": "steps", "milestones": (1,), "optimizer": "adam", "weight_decay": 0.1, "learning_rate": 1e-3},
+            lambda epoch, _step: (1e-3, 1e-4)[epoch],
+            functools.partial(torch.optim.Adam, weight_decay=0.1),
+        ),
+    ],
+    ids=["SGD along a cosine", "Adam in steps"],
+)
+def test_training_is_the_released_loop(fields, rate, optimizer):
+    config, data = Config(**(LOOPED | fields)), detection_data()
+    *_, last = greg.train(config, data, seed=4, device="cpu")
+    assert 0 < last.metrics["indicator_id"] < 1
+    assert 0 < last.metrics["indicator_auxiliary"] < 1
+    ours, theirs = last.state()["weights"], plainly_trained(config, data, 4, rate, optimizer)
+    for name, values in theirs.items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(ours[name], values, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -294,6 +362,14 @@ def test_resuming_gives_the_same_bits(config):
         assert torch.equal(values, whole[-1][1]["weights"][name])
 
 
+def nearest_first(features, w, chosen):
+    """Whether no image that was left out is nearer to the boundary of a linear detector than a chosen one."""
+    near = (features @ w).abs()
+    others = torch.ones(len(features), dtype=torch.bool)
+    others[chosen] = False
+    return bool(near[chosen].max() <= near[others].min() + 1e-5)
+
+
 def test_mined_images_are_those_nearest_to_the_boundary_of_a_drawn_detector():
     data, config = detection_data(), Config(**TINY, sampling="posterior")
     network = classifiers.classifier("wrn10_2", 8, 3, 3, torch.Generator().manual_seed(0))
@@ -302,17 +378,23 @@ def test_mined_images_are_those_nearest_to_the_boundary_of_a_drawn_detector():
     assert (auxiliary.steps, auxiliary.candidates) == (4, 6)
     first = greg.mine(config, network, data, known, auxiliary, None, 5, 0)
     assert len(set(first.tolist())) == 24
+    network.eval()
     with torch.no_grad():
-        x = torch.from_numpy(data.others["auxiliary"].pixels).permute(0, 3, 1, 2).float() / 255
-        features = network.eval().features((x - 0.5) / 0.25)
+        features, seen = (
+            network.features((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25).double()
+            for pixels in (data.others["auxiliary"].pixels, data.train.pixels)
+        )
     # Before anything is seen every direction is as likely, and its length does not matter.
     w = torch.randn(16, generator=seeding.torch_stream(5, "posterior/0"), dtype=torch.float64)
-    near = (features.double() @ w).abs()
-    others = torch.ones(60, dtype=torch.bool)
-    others[first] = False
-    assert near[first].max() <= near[others].min() + 1e-6
+    assert nearest_first(features, w, first)
+    # Then known images should give -3, auxiliary ones 3, with a variance of 0.5; a weight's is 20 before.
+    z, y = torch.cat([seen, features[first]]), torch.tensor([-3.0] * 24 + [3.0] * 24, dtype=torch.float64)
+    inverse = torch.linalg.inv(z.T @ z / 0.5 + torch.eye(16) / 20)
     again = greg.mine(config, network, data, known, auxiliary, first, 5, 1)
-    assert set(again.tolist()) != set(first.tolist())
+    stream = seeding.torch_stream(5, "posterior/1")
+    w = energy_sampling.sampled_detector(inverse @ (z.T @ y) / 0.5, 20 * inverse, stream)
+    assert nearest_first(features, w, again)
+    assert not nearest_first(features, w, first)
     drawn = greg.draw(auxiliary, again, 5, 1)
     assert sorted(drawn.flatten().tolist()) == sorted(again.tolist())
 
