@@ -66,15 +66,21 @@ class Quantity:
 
 def quantity(outcome: Outcome, arms: Iterable[ArmSummary], contrasts: Iterable[ContrastResult] = ()) -> Quantity:
     """The outcome with as many decimals as its intervals deserve: two digits of the typical half width."""
-    decimals = [
-        _decimals([outcome.unit * (interval.high - interval.low) / 2 for interval in intervals])
-        for intervals in ([arm.mean for arm in arms], [contrast.interval for contrast in contrasts])
-    ]
+    widths = [(arm.mean.high - arm.mean.low) / 2 for arm in arms], [_width(contrast) for contrast in contrasts]
+    decimals = [_decimals([outcome.unit * width for width in some]) for some in widths]
     known = [number for number in decimals if number is not None]
     fallback = 2 if outcome.unit == 100 else 4
     least = 1 if outcome.unit == 100 else 0
     shown = max(known) if known else fallback
     return Quantity(outcome.label, outcome.unit, min(max(shown, least), 6), outcome.higher_is_better)
+
+
+def _width(contrast: ContrastResult) -> float:
+    """Half the interval; the difference itself where it does not vary: what is said to be apart is not shown as 0."""
+    interval = contrast.interval
+    if len(contrast.blocks) > 1 and not math.isfinite(interval.low):
+        return abs(interval.estimate)
+    return (interval.high - interval.low) / 2
 
 
 def _decimals(half_widths: list[float]) -> int | None:

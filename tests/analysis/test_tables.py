@@ -19,7 +19,7 @@ from analysis.contrasts import compare
 from analysis.display import Quantity
 from analysis.findings import Findings, Interval
 from analysis.frame import Frame
-from search_spaces.study import Block, Contrast, Scale, Study
+from search_spaces.study import Block, Contrast, Outcome, Scale, Study
 from tests.analysis import frames, samples
 
 
@@ -417,3 +417,17 @@ def test_costs_over_the_baselines_are_on_the_blocks_of_both() -> None:
         ("a0", "16.0 s (2.0 s to 30.0 s)", "1.00"),
         ("a1", "3.0 s (3.0 s to 3.0 s)", "1.50"),
     ]
+
+
+def test_a_difference_that_decides_is_not_shown_as_zero() -> None:
+    """The same loss of a thousandth on all blocks, of arms that vary by units."""
+    loss = Outcome(metric="auroc", label="loss", higher_is_better=False, unit=1.0)
+    two = frames.small_study(arms=2, blocks=8, outcome=loss, contrasts=(Contrast(arm="a1", reference="a0"),))
+    frame = frames.sound(two, epochs=1)
+    level = np.arange(8) * 1.7 + 100.1
+    for arm, values in (("a0", level), ("a1", level + 1e-3)):
+        frame.epochs.loc[frame.epochs["arm"] == arm, "auroc"] = values
+    found = compare(frame, two)
+    assert found.contrasts[0].verdict.word == "worse"
+    row = tables.contrasts(found, two).rows[0].cells
+    assert number(row[2].lstrip("+")) == pytest.approx(1e-3)
