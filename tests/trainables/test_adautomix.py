@@ -362,6 +362,16 @@ def test_nearly_pure_mixes_are_linear(first, wanted):
     assert torch.equal(images, linear) == wanted
 
 
+@pytest.mark.parametrize("fields", [{}, {"same_mix": True}, {**EQ15, "margin": 0.1}], ids=str)
+def test_the_student_is_trained_on_nearly_pure_mixes_as_they_are(fields):
+    config, trio, step = a_step(replace(TINY, **{"margin": 0.1, **fields}), first=0.05)
+    twin = copy.deepcopy(trio.student)
+    terms = updated(config, trio, step)
+    linear = sum(lam * step.x_BCHW[index] for lam, index in zip(step.student_N, step.student_NB, strict=True))
+    wanted = cross_entropy(twin(linear).mix_BK, step, step.student_N, step.student_NB)
+    torch.testing.assert_close(terms["loss_mix"], wanted)
+
+
 def test_one_turn_each_is_the_joint_step_where_the_players_do_not_meet():
     config, trio, step = a_step()
     twin = copy.deepcopy(trio)
@@ -371,6 +381,22 @@ def test_one_turn_each_is_the_joint_step_where_the_players_do_not_meet():
         torch.testing.assert_close(other[name], value)
     for mine, theirs in zip(trio.state_dict().values(), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_in_turn_the_generator_raises_the_loss_of_the_student_that_has_moved_and_moves_it_no_further():
+    config, trio, step = a_step(replace(EQUATION, updates="alternating"), first=0.5)
+    twin = copy.deepcopy(trio)
+    terms = updated(config, trio, step)
+    optimizer = torch.optim.SGD(twin.student.parameters(), lr=0.1, weight_decay=1e-4)
+    plainly(config, twin, step)[0].backward()
+    optimizer.step()
+    for mine, theirs in zip(trio.student.parameters(), twin.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    wanted = plainly(config, twin, step)[1]
+    torch.testing.assert_close(terms["loss_generator"], wanted, atol=1e-4, rtol=1e-4)
+    gradient = torch.autograd.grad(wanted, list(twin.generator.parameters()))
+    for mine, theirs in zip(gradients(trio.generator), gradient, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
 def test_inner_steps_are_counted():
@@ -459,6 +485,9 @@ def test_arms_share_what_they_draw():
         assert torch.equal(one.order_SB, three.order_SB)
         assert torch.equal(one.generator_SNB, three.generator_SNB)
     assert torch.equal(same.student_SNB, same.generator_SNB)
+    pairs = adautomix.draw(replace(TINY, images=2, same_mix=True), 3, 0, 80, "cpu")
+    assert torch.equal(pairs.student_SN, pairs.generator_SN)
+    assert torch.equal(pairs.generator_SN, two.generator_SN)
     assert torch.equal(hand.student_SN[:, 0], two.student_SN[:, 0])
     other = adautomix.draw(TINY, 3, 1, 80, "cpu")
     assert not torch.equal(other.order_SB, three.order_SB)
