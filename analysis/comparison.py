@@ -123,7 +123,8 @@ def contrasts(sides: Sequence[Side]) -> Table:
     def cell(side: Side, key: tuple[str, str, str]) -> str:
         found = next((c for c in side.findings.contrasts if (c.arm, c.reference, c.dataset) == key), None)
         if found is None:
-            return "not declared"
+            declared = {(contrast.arm, contrast.reference, contrast.dataset) for contrast in side.study.contrasts}
+            return "not run" if key in declared else "not declared"
         word = found.verdict.word
         values = f"{shown.difference(found.interval.estimate)} {shown.interval(found.interval, signed=True)}"
         return f"{display.SYMBOL[word]} {word}: {values}, n = {len(found.blocks)}"

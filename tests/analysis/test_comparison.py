@@ -46,6 +46,13 @@ def test_contrasts_are_matched_by_name(sides: list[Side]) -> None:
         assert row.cells[2].startswith(f"{display.SYMBOL[word]} {word}: ")
 
 
+def test_a_declared_contrast_whose_arm_was_left_out_is_not_run() -> None:
+    study = frames.small_study()
+    whole, partly = frames.sound(study), frames.missing_arm(study)
+    table = comparison.contrasts([side("whole", study, whole), side("partly", study, partly)])
+    assert [row.cells[2] == "not run" for row in table.rows] == [False, True]
+
+
 def test_only_what_differs_is_said_to_differ(sides: list[Side]) -> None:
     table = comparison.differing(sides)
     assert [row.cells[0] for row in table.rows] == ["blocks", "runs done", "commit"]
