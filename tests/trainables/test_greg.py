@@ -399,6 +399,51 @@ def test_mined_images_are_those_nearest_to_the_boundary_of_a_drawn_detector():
     assert sorted(drawn.flatten().tolist()) == sorted(again.tolist())
 
 
+@pytest.mark.parametrize(
+    ("fields", "weights"),
+    [
+        ({"sampling": "greedy"}, "energy"),
+        ({"sampling": "one_way"}, "energy"),
+        ({"sampling": "two_way"}, "energy"),
+        ({"sampling": "one_way", "base": "dos", "lam_gradient": 0.0}, "probability"),
+    ],
+)
+def test_a_step_gets_the_ends_of_the_window_of_candidates_as_the_network_scores_them_in_eval_mode(fields, weights):
+    """One cluster: the lowest, and with two ways the highest, of all between the third and the eighteenth."""
+    config = Config(**(TINY | {"clusters": 1, "window": (2, 18)} | fields))
+    network = classifiers.classifier("wrn10_2", 8, 3, 4, torch.Generator().manual_seed(0)).train()
+    x = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.2, 3, 20).view(
+        -1, 1, 1, 1
+    )
+    chosen = greg.sampled(config, network, x, torch.Generator().manual_seed(2))
+    assert all(part.training for part in network.modules())
+    with torch.no_grad():
+        logits = torch.cat([network.eval()(one[None]) for one in x])
+    low_first = {"energy": -logits.logsumexp(1), "probability": logits.softmax(1)[:, -1]}[weights].argsort()
+    wanted = low_first[2:8].tolist() + (low_first[12:18].tolist() if config.sampling == "two_way" else [])
+    rows = [int((x == one).flatten(1).all(1).nonzero()) for one in chosen]
+    assert sorted(rows) == sorted(wanted)
+
+
+@pytest.mark.parametrize(("base", "known"), [("energy", 4), ("dos", 3)])
+def test_what_is_clustered_is_as_the_config_says_and_of_known_classes(base, known, monkeypatch):
+    seen = {}
+
+    def clustered(weights, features, logits, **given):
+        seen.update(given, logits=logits, features=features)
+        return torch.arange(6)
+
+    monkeypatch.setattr(greg.energy_sampling, "clustered", clustered)
+    config = Config(**TINY, base=base, lam_gradient=0.0, sampling="two_way", representation="softmax")
+    network = classifiers.classifier("wrn10_2", 8, 3, 4, torch.Generator().manual_seed(0)).eval()
+    x = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    greg.sampled(config, network, x, torch.Generator())
+    with torch.no_grad():
+        torch.testing.assert_close(seen["logits"], network(x)[:, :known])
+        torch.testing.assert_close(seen["features"], network.features(x))
+    assert (seen["representation"], seen["count"], seen["batch"]) == ("softmax", 4, 6)
+
+
 def test_candidates_of_an_epoch_are_all_different_and_their_number_is_the_released_ones():
     config = replace(GREG, sampling="two_way")
     many = Images(np.zeros((3000, 4, 4, 3), dtype=np.uint8), np.full(3000, -1))
