@@ -334,6 +334,9 @@ def _check(study: Study) -> None:
     def fail(what: str) -> NoReturn:
         raise StudyError(f"study {study.name!r}: {what}")
 
+    for name in (study.name, *(scale.name for scale in study.scales)):
+        if not name or name.startswith(".") or set(name) & set("/\\@\0\n"):
+            fail(f"{name!r} cannot name a study or a scale: folders are named by both. No / \\ or @, nor a dot first.")
     if not 0 < study.alpha < 1:
         fail(f"alpha={study.alpha} must lie between 0 and 1.")
     if study.correction not in CORRECTIONS:
@@ -432,6 +435,9 @@ def _check_scales(study: Study, fail: Callable[[str], NoReturn]) -> None:
     for scale in study.scales:
         if not scale.blocks or len(set(scale.blocks)) != len(scale.blocks):
             fail(f"scale {scale.name!r} must have at least one block, and each once.")
+        for block in scale.blocks:
+            if type(block.seed) is not int or type(block.split) is not int or block.split < 0:
+                fail(f"scale {scale.name!r} has {block}: a seed is an integer, and a split is one from 0 on.")
         for dataset in scale.dataset_settings:
             if dataset not in scale.datasets:
                 fail(f"scale {scale.name!r} has settings for {dataset!r}, but no block of it.")

@@ -109,6 +109,11 @@ def test_files_that_are_missing_or_broken_are_named(own):
     own.with_name("broken.py").write_text("import nothing_of_that_name\n", encoding="utf-8")
     with pytest.raises(OriginError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
         catalogue.load(str(own.with_name("broken.py")))
+    for number, (text, says) in enumerate([("tuple(3)", "TypeError.*"), ("raise SystemExit(3)", "SystemExit: 3")]):
+        file = own.with_name(f"stopped{number}.py")
+        file.write_text(f"import os\n\n\n{text}\n", encoding="utf-8")
+        with pytest.raises(OriginError, match=rf"cannot be imported: {says} \(line 4\)"):
+            catalogue.load(str(file))
 
 
 def test_a_study_may_keep_its_parts_in_a_file_beside_it(own):
