@@ -272,7 +272,7 @@ def _radii(runs: Runs, study: Study, dataset: str) -> Picture:
     half = np.array([0.25])
     said = [
         f"{arm.label or arm.name}: estimated for {display.fixed(100 * float(beyond(own, 'estimated', half)[0]), 1)}% "
-        f"at 0.25, and certified to {max(_certified(own)):.1e} at most"
+        f"at 0.25, and certified {_farthest(own)}"
         for arm, own in ((arm, runs[arm.name]) for arm in arms)
     ]
     return Picture(
@@ -291,6 +291,12 @@ def _certified(runs: Sequence[Exhibit]) -> Floats:
     """All certified radii above 0 of the runs, ascending; some tiny one if there are none."""
     every = np.concatenate([run.arrays["radii_certified"] for run in runs])
     return np.sort(every[every > 0]) if (every > 0).any() else np.array([1e-12])
+
+
+def _farthest(runs: Sequence[Exhibit]) -> str:
+    """How far the best certificate of the runs reaches, in words."""
+    every = np.concatenate([run.arrays["radii_certified"] for run in runs])
+    return f"to {every[every > 0].max():.1e} at most" if (every > 0).any() else "for none"
 
 
 def _drawn_radii(labels: Sequence[str], runs: Sequence[Sequence[Exhibit]]) -> Figure:

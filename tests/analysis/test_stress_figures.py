@@ -118,7 +118,9 @@ def test_radii_are_the_share_of_images_that_are_right_and_as_far_from_the_bounda
 def test_networks_without_any_certificate_are_drawn_at_zero(study):
     none = {name: np.where(name.startswith("radii"), 0 * each, each) for name, each in arrays(0).items()}
     shown = Exhibits((Exhibit(study.arms[0].name, "digits/t0/s0", 1, none),), done=1)
-    _, certificates = picture(shown, study, "radii-digits").draw().axes
+    found = picture(shown, study, "radii-digits")
+    assert found.description.endswith("and certified for none")
+    _, certificates = found.draw().axes
     assert not certificates.lines[0].get_ydata().any()
 
 
