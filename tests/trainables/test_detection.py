@@ -60,10 +60,12 @@ def test_the_two_conventions_are_two_numbers():
         assert measure(apart, np.arange(10.0)) == 0
 
 
-def test_ten_known_images_are_kept_whole_as_nine_of_them_are_as_far_from_95_per_cent():
-    known, unknown = np.arange(10.0), np.array([-1.0, 0.5, 5.5])
-    # 9 / 10 and 10 / 10 are equally close, and the lower threshold counts: 0.5 and 5.5 pass.
-    assert metrics.fpr95_id_positive(known, unknown) == pytest.approx(2 / 3)
+def test_of_thresholds_that_keep_95_per_cent_the_lowest_counts_and_none_below_the_lowest_known_score():
+    known = np.arange(20.0)
+    # 19 / 20 are kept from just above 0 up to 1: at 0.25 all three unknown ones above pass, at 1 one of them.
+    assert metrics.fpr95_id_positive(known, np.array([-1.0, 0.25, 0.5, 5.5])) == 3 / 4
+    # Two known ones are both kept, or one is, which is farther from 95%: at 0 what lies below is out.
+    assert metrics.fpr95_id_positive(known[:2], np.array([-1.0, -0.5, 0.0, 0.5])) == 2 / 4
 
 
 def test_means_are_over_sets_and_apart_for_near_and_far_ones():
