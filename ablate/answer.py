@@ -28,14 +28,22 @@ class Answer:
 
 
 def write(plan: Plan, home: Home) -> Answer:
-    """Writes the frame and the report of the plan from the logs of the home. Trains nothing, needs no framework."""
+    """Writes the frame and the report of the plan from the logs of the home. Trains nothing, needs no framework.
+
+    Raises:
+        UsageError: what was run cannot answer the study's question: nothing measured its outcome, say.
+    """
     from ablate import exhibits, provenance, records
     from analysis import contrasts, report
+    from analysis.frame import FrameError
 
     preflight.check_folder(home)
     frame = records.frame(home, plan)
     records.write(frame, home.frames(plan.sweep))
-    findings = contrasts.compare(frame, plan.study)
+    try:
+        findings = contrasts.compare(frame, plan.study)
+    except FrameError as error:
+        raise request.UsageError(f"{plan.sweep} has no answer: {error} What was trained is kept.") from error
     steered = load(home, plan.sweep).standing.steered
     if steered.arms:
         said = f"By order, {steered.text}: what is missing of them was left out on purpose."

@@ -17,6 +17,7 @@ from ablate.driver import Event
 from ablate.log import Entry, Record
 from ablate.plan import Plan, Trial
 from ablate.progress import Progress, part_done, progress, time_left
+from trainables.config import nearest
 
 REDRAWS_PER_SECOND = 2
 FAILURES_SHOWN = 3
@@ -35,6 +36,8 @@ class State:
         """The node that was left out last, and why."""
         self.waiting = ""
         """What the sweep waits for, until something goes on."""
+        self.unmeasured = ""
+        """The first trial that ended without the study's outcome: its name is misspelt, say, and hours are to come."""
         self._epochs: dict[str, int] = {}
         self._steered: Mapping[str, str] = {}
         self._ended = 0
@@ -64,9 +67,23 @@ class State:
                 self._epochs.pop(event.trial, None)
             if event.kind == "ended":
                 self._ended += 1
+                self.unmeasured = self.unmeasured or self._unmeasured(event.record)
                 self._entries[event.trial] = Entry(record=event.record)
             if self._anchor is None and event.kind in ("epoch", "ended"):
                 self._anchor = (self._clock(), self._finished())
+
+    def _unmeasured(self, record: Record | None) -> str:
+        """What a done trial, needed for itself, lacks and has; nothing where it has the outcome."""
+        if record is None or record.state != "done" or record.trial not in {cell.trial for cell in self.plan.cells}:
+            return ""
+        metric = self.plan.study.outcome.metric
+        measured = sorted({name for epoch in record.epochs for name in epoch["metrics"]})
+        if metric in measured:
+            return ""
+        return (
+            f"{self.label(record.trial)} is done without {metric!r}, the study's outcome.{nearest(metric, measured)} "
+            f"It measured: {', '.join(measured)}."
+        )
 
     def now(self) -> tuple[Progress, float | None]:
         """Progress, and the seconds left at the pace so far; None while nothing tells it."""
@@ -128,7 +145,7 @@ class LiveView:
         if found.failures:
             last = found.failures[-FAILURES_SHOWN:]
             parts += ["", terminal.heading("Failed"), *(_failure(trial, record) for trial, record in last)]
-        for notice in filter(None, [self._state.avoided, self._state.waiting]):
+        for notice in filter(None, [self._state.unmeasured, self._state.avoided, self._state.waiting]):
             parts += ["", Text(notice, style="yellow", no_wrap=True, overflow="ellipsis")]
         if found.remaining:
             parts += ["", Text("Ctrl-C stops cleanly; nothing done is lost.", style="dim")]
@@ -159,7 +176,10 @@ class Lines:
 
     def watch(self, event: Event) -> None:
         """Goes to `driver.run`."""
+        known = self._state.unmeasured
         self._state.hear(event)
+        if self._state.unmeasured != known:
+            self._out.print(Text(f"lacking  {self._state.unmeasured}", style="yellow"), soft_wrap=True)
         if event.kind == "lost":
             self._out.print(
                 f"lost     {self._state.label(event.trial)}: {event.why}; it will be tried again", soft_wrap=True

@@ -76,7 +76,7 @@ def outcomes(frame: "Frame", outcome: Outcome) -> "pd.Series":
         metrics = [str(name) for name in frame.epochs.columns]
         raise FrameError(
             f"the frame has no metric {outcome.metric!r}.{nearest(outcome.metric, metrics)} Its columns: "
-            f"{', '.join(metrics)}. Report a study whose outcome was measured, or run it again."
+            f"{', '.join(metrics)}. Name one of these as the study's outcome, and `run` it: nothing is trained twice."
         )
     ordered = frame.epochs.sort_values("epoch", kind="stable")
     found = {

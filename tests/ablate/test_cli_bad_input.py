@@ -1,6 +1,8 @@
 """Every wrong input: one message with what is allowed and how to mend it; exit code 2; nothing written."""
 
+import json
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,18 @@ def test_every_command_has_help(shell: Shell, capsys: pytest.CaptureFixture[str]
             shell.bare(command, "--help")
         assert left.value.code == 0
         assert "import" not in capsys.readouterr().out  # for who types it, not for who writes it
+
+
+def test_an_outcome_that_nothing_measures_is_mended_without_training(shell: Shell, tmp_path: Path) -> None:
+    study = tmp_path / "own.py"
+    text = Path(TOY).read_text(encoding="utf-8")
+    study.write_text(text.replace('metric="accuracy"', 'metric="acuracy"'), encoding="utf-8")
+    words = ("run", f"{study}:toy", "--local", "--scale", "smoke", "--quiet", *OFF)
+    refused(shell(*words), "toy@smoke", "'acuracy'", "Did you mean 'accuracy'?")
+    study.write_text(text, encoding="utf-8")
+    sys.modules.pop(next(name for name in sys.modules if name.startswith("ablate_origin_own_")))
+    assert json.loads(shell("show", f"{study}:toy", "--scale", "smoke", "--json").out)["trials"]["pending"] == 0
+    assert shell(*words).code == 0
 
 
 def test_a_port_where_nobody_can_listen(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -56,6 +57,19 @@ def test_a_node_that_is_left_out_is_seen(wanted: Plan) -> None:
     with out.capture() as captured:
         lines.watch(Event("avoided", why=why))
     assert why in captured.get()
+
+
+def test_an_outcome_that_nothing_measures_is_said_at_the_first_end() -> None:
+    misspelt = plan(replace(toy.toy, outcome=replace(toy.toy.outcome, metric="acuracy")), "laptop")
+    for sweep, seen in ((misspelt, 1), (plan(toy.toy, "laptop"), 0)):
+        out = screen(150)
+        view, lines = live.LiveView(sweep, {}, out), live.Lines(sweep, {}, out)
+        with out.capture() as captured:
+            for trial in sweep.trials[:3]:
+                view.watch(ends(trial))
+                lines.watch(ends(trial))
+        says = f"{sweep.trials[0].label} is done without 'acuracy', the study's outcome. Did you mean 'accuracy'?"
+        assert (captured.get().count(says), drawn(view, out).count(says)) == (seen, seen)
 
 
 def test_what_is_waited_for_stands_there_until_a_trial_begins(wanted: Plan) -> None:
