@@ -475,6 +475,13 @@ def test_steps_have_their_images_with_their_labels_and_those_drawn_as_partners(a
     assert found == [True, False] * 3, "in turn, over the border of epochs too"
 
 
+def test_a_crop_brings_in_what_is_mirrored():
+    data = open_set()
+    white, labels = torch.full(data.train.pixels.shape, 255, dtype=torch.uint8), torch.from_numpy(data.train.labels)
+    for step in adautomix.batches(TINY, data, white, labels, 0, 0):
+        torch.testing.assert_close(step.x_BCHW, normalise(torch.ones_like(step.x_BCHW), data.mean, data.std))
+
+
 def test_arms_share_what_they_draw():
     two, three, same = (
         adautomix.draw(config, 3, 0, 80, "cpu")
