@@ -395,6 +395,9 @@ def test_mined_images_are_those_nearest_to_the_boundary_of_a_drawn_detector():
     w = energy_sampling.sampled_detector(inverse @ (z.T @ y) / 0.5, 20 * inverse, stream)
     assert nearest_first(features, w, again)
     assert not nearest_first(features, w, first)
+    few = greg.mine(replace(config, pool=24), network, data, known, auxiliary, None, 5, 0)
+    pool = torch.randperm(60, generator=seeding.torch_stream(5, "pool/0"))[:24]
+    assert sorted(few.tolist()) == sorted(pool.tolist())
     drawn = greg.draw(auxiliary, again, 5, 1)
     assert sorted(drawn.flatten().tolist()) == sorted(again.tolist())
 
@@ -455,6 +458,9 @@ def test_candidates_of_an_epoch_are_all_different_and_their_number_is_the_releas
     drawn = greg.draw(auxiliary, None, 0, 0)
     assert drawn.shape == (7, 384)
     assert len(set(drawn.flatten().tolist())) == 7 * 384
+    half = greg.auxiliary_of(replace(config, pool=1500), data, 500, "cpu")
+    assert (half.candidates, half.steps) == (192, 7)
+    assert greg.auxiliary_of(replace(config, sampling="random", pool=300), data, 500, "cpu").steps == 4
 
 
 def test_dual_ascent_moves_the_weight_by_how_far_the_term_is_from_its_target():
