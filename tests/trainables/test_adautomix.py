@@ -255,7 +255,7 @@ def test_automix_is_a_pair_its_cross_entropies_and_the_area():
 
 @pytest.mark.parametrize("mix", BY_HANDS)
 def test_mixes_by_hand_have_one_loss_and_leave_the_teacher_to_follow(mix):
-    config, trio, step = a_step(replace(ARMS[mix], concentration=0.6))
+    config, trio, step = a_step(replace(ARMS[mix], concentration=0.6, label_smoothing=0.1))
     before, twin = copy.deepcopy(trio.teacher.state_dict()), copy.deepcopy(trio.student)
     terms = updated(config, trio, step)
     assert terms.keys() == {"loss"}
@@ -268,7 +268,8 @@ def test_mixes_by_hand_have_one_loss_and_leave_the_teacher_to_follow(mix):
     images, lam = mixes.by_hand(mix, step.x_BCHW, partner, step.first, 0.6, np.random.default_rng(0))
     assert (mix == "vanilla") == torch.equal(images, step.x_BCHW)
     logits, y = twin(images).one_BK, step.labels_B
-    wanted = lam * F.cross_entropy(logits, y) + (1 - lam) * F.cross_entropy(logits, y[partner])
+    loss = functools.partial(F.cross_entropy, logits, label_smoothing=0.1)
+    wanted = lam * loss(y) + (1 - lam) * loss(y[partner])
     torch.testing.assert_close(terms["loss"], wanted)
 
 
@@ -736,6 +737,14 @@ def test_the_generator_learns_what_it_is_trained_for():
 def test_weights_that_blow_up_are_reported():
     with pytest.raises(Diverged, match="In epoch"):
         list(adautomix.train(replace(TINY, learning_rate=1e30), open_set(), seed=0, device="cpu"))
+
+
+def test_gradients_of_student_and_generator_are_cut_to_one_length():
+    config, trio, step = a_step(replace(TINY, clip=0.01), first=0.5)
+    updated(config, trio, step)
+    assert torch.cat([each.flatten() for each in (*gradients(trio.student), *gradients(trio.generator))]).norm() == (
+        pytest.approx(0.01, rel=1e-3)
+    )
 
 
 def test_norms_and_biases_are_spared_where_asked():
