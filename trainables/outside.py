@@ -7,7 +7,11 @@ when its data are prepared: a few that are evaluated too are left out of the aux
 Which classes overlap with CIFAR-10's was read off WordNet names, once, generously: all cats, dogs, birds and frogs,
 cars and vans, boats, and the gazelle beside the deer.
 
-Source: GReg (arXiv 2404.12368), section 4, and o4lc/Greg-OOD for its six test sets. Deviations: none known.
+Source: GReg (arXiv 2404.12368), section 4, and o4lc/Greg-OOD for its six test sets.
+
+Deviations:
+1. Of Places365 those images count that lie in its folder. The code names a part of 10,000, and reads a folder that is
+   named like the whole test set.
 """
 
 import hashlib
