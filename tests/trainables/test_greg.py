@@ -380,10 +380,8 @@ def test_mined_images_are_those_nearest_to_the_boundary_of_a_drawn_detector():
     assert len(set(first.tolist())) == 24
     network.eval()
     with torch.no_grad():
-        features, seen = (
-            network.features((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25).double()
-            for pixels in (data.others["auxiliary"].pixels, data.train.pixels)
-        )
+        sets = (data.others["auxiliary"], data.train)
+        features, seen = (network.features(normalised(each)).double() for each in sets)
     # Before anything is seen every direction is as likely, and its length does not matter.
     w = torch.randn(16, generator=seeding.torch_stream(5, "posterior/0"), dtype=torch.float64)
     assert nearest_first(features, w, first)
@@ -426,6 +424,32 @@ def test_a_step_gets_the_ends_of_the_window_of_candidates_as_the_network_scores_
     wanted = low_first[2:8].tolist() + (low_first[12:18].tolist() if config.sampling == "two_way" else [])
     rows = [int((x == one).flatten(1).all(1).nonzero()) for one in chosen]
     assert sorted(rows) == sorted(wanted)
+
+
+def normalised(images):
+    return (torch.from_numpy(images.pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+
+
+def test_slopes_are_those_of_each_groups_first_images_in_eval_mode():
+    data, config = detection_data(), Config(**TINY, gradient_rows=4)
+    network = classifiers.classifier("wrn10_2", 8, 3, 3, torch.Generator().manual_seed(0)).train()
+    found = greg.steepness(config, network, data, "cpu")
+    assert all(part.training for part in network.modules())
+    ood = torch.cat([normalised(data.others[name])[:2] for name in ("near_digits", "far_noise")])
+    groups = {"id": normalised(data.test)[:4], "auxiliary": normalised(data.others["auxiliary"])[:4], "ood": ood}
+    for name, x in groups.items():
+        assert found[f"grad_norm_{name}"] == pytest.approx(float(own_norms(network.eval(), x)[0].mean()), rel=1e-4)
+
+
+def test_accuracy_is_of_the_known_classes_though_a_class_of_its_own_is_likelier():
+    data = detection_data()
+    network = classifiers.classifier("wrn10_2", 8, 3, 4, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        network.linear.bias[3] = 100
+        predicted = network(normalised(data.test))[:, :3].argmax(1).numpy()
+    right = float((predicted == data.test.labels).mean())
+    assert right > 0
+    assert greg.evaluate(greg.DOS, network, data, "cpu")["accuracy"] == pytest.approx(right)
 
 
 @pytest.mark.parametrize(("base", "known"), [("energy", 4), ("dos", 3)])
