@@ -241,6 +241,53 @@ def test_a_step_is_the_two_passes_of_the_released_loop(clean):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize(("loss", "share"), [("ce", 1.0), ("bce", 2 / 4)])
+def test_the_clean_images_add_their_cross_entropy_or_as_comixup_has_it(loss, share):
+    """Of four classes."""
+    found = []
+    for clean in (0.0, 1.0):
+        network, step = a_step(TINY)
+        config = replace(TINY, loss=loss, clean_weight=clean)
+        found.append(float(rmix.step_loss(config, network, step, 4)["loss"].detach()))
+    network, step = a_step(TINY)
+    added = share * float(F.cross_entropy(network(step.x_BCHW), step.labels_B).detach())
+    assert found[1] - found[0] == pytest.approx(added, abs=1e-5)
+
+
+@pytest.mark.parametrize("mix", [*MIXES, *CUTS])
+def test_a_batch_that_is_not_mixed_is_trained_as_it_is(mix):
+    config = replace(TINY, mix=mix)
+    network, step = a_step(config)
+    loss = rmix.step_loss(config, network, replace(step, mixed=False), 4)["loss"]
+    twin, _ = a_step(config)
+    torch.testing.assert_close(loss, F.cross_entropy(twin(step.x_BCHW), step.labels_B))
+
+
+def test_mixes_are_told_what_was_drawn_and_chosen(monkeypatch):
+    heard = {}
+
+    def cut(x, phi, partner, lam, n, std):
+        heard["puzzlemix"] = (lam, std)
+        return x, torch.ones(len(x), 1)
+
+    def joined(x, phi, alpha, random):
+        heard["comixup"] = alpha
+        return x, torch.eye(len(x))
+
+    def by_hand(mix, x, partner, lam, alpha, random):
+        heard[mix] = (lam, alpha)
+        return x, 1.0
+
+    monkeypatch.setattr(rmix.puzzlemix, "puzzlemix", cut)
+    monkeypatch.setattr(rmix.comixup, "comixup", joined)
+    monkeypatch.setattr(rmix.mixes, "by_hand", by_hand)
+    for mix in ("puzzlemix", "comixup", "resizemix"):
+        config = replace(TINY, mix=mix, alpha=0.7)
+        network, step = a_step(config)
+        rmix.step_loss(config, network, replace(step, std=(0.2, 0.3, 0.4)), 4)
+    assert heard == {"puzzlemix": (step.lam, (0.2, 0.3, 0.4)), "comixup": 0.7, "resizemix": (step.lam, 0.7)}
+
+
 def statistics(network):
     return [part.running_mean.clone() for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
 
@@ -396,6 +443,7 @@ def test_mixes_train_different_networks():
         {"saliency_mode": "frozen"},
         {"clean_weight": 1.0},
         {"cycle_momentum": False},
+        {"precision": "bf16"},
         {"mix": "cutmix", "box": "real"},
         {"mix": "cutmix", "clean_pass": True},
         {"probability": 0.0},
@@ -461,6 +509,48 @@ def test_a_network_learns_and_its_state_rebuilds_it():
     x, labels = next(rmix.classification.batches(data.test, "cpu", 500))
     predicted = network(rmix.augment.normalise(x, data.mean, data.std)).argmax(1)
     assert float((predicted == labels).double().mean()) == last.metrics["accuracy"]
+
+
+@pytest.mark.parametrize("end_divisor", [1e4, 100.0])
+@pytest.mark.parametrize("cycle", [True, False])
+def test_a_run_has_torchs_rates_at_every_step(end_divisor, cycle):
+    config = replace(TINY, epochs=4, end_divisor=end_divisor, cycle_momentum=cycle)
+    weight = nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([weight], lr=1.0, momentum=0.9, nesterov=True)
+    options = {"total_steps": 4 * 5, "div_factor": 100, "final_div_factor": end_divisor, "cycle_momentum": cycle}
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=config.learning_rate, **options)
+    ours = rmix.optimizer_of(config, nn.Linear(2, 2), "cpu")
+    for n in range(20):
+        rmix.set_rates(config, ours, n // 5, n % 5, 5)
+        for name in ("lr", "momentum", "nesterov"):
+            assert ours.param_groups[0][name] == pytest.approx(theirs.param_groups[0][name], rel=1e-9), (n, name)
+        theirs.step()
+        if n < 19:
+            scheduler.step()
+    assert not rmix.optimizer_of(replace(TINY, nesterov=False), nn.Linear(2, 2), "cpu").defaults["nesterov"]
+
+
+def test_the_fast_schedule_is_stretched_to_the_runs_epochs():
+    """Of 50 epochs the 2nd, 4th and 20th begin where the 4th, 8th and 40th of 100 do; half a step further on, too."""
+    config = replace(TINY, schedule="imagenet_fast", epochs=50)
+    optimizer, found = rmix.optimizer_of(config, nn.Linear(2, 2), "cpu"), []
+    for epoch, s in ((0, 0), (2, 0), (4, 0), (20, 0), (1, 2)):
+        rmix.set_rates(config, optimizer, epoch, s, 4)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.5, 0.75, 1.0, 0.02, 0.5 + 0.5 * 3 / 8])
+
+
+def test_released_colours_are_those_of_the_code_and_show_the_same_pixels():
+    data = open_set()
+    pixels, labels = rmix.loop.resident(data, TINY.batch, "cpu")
+    plain, released = (
+        next(rmix.batches(replace(TINY, colour=colour), data, pixels, labels, 0, 0))
+        for colour in ("protocol", "released")
+    )
+    mean, std = (torch.tensor(each).view(3, 1, 1) / 255 for each in ((129.3, 124.1, 112.4), (68.2, 65.4, 70.4)))
+    torch.testing.assert_close(released.x_BCHW * std + mean, plain.x_BCHW * 0.25 + 0.5)
+    assert plain.std == data.std
+    assert released.std == pytest.approx(std.flatten().tolist())
 
 
 def test_weights_that_blow_up_are_reported():
