@@ -70,7 +70,7 @@ class ContrastResult:
     p_adjusted: float
     """Corrected over the family. NaN, as p, where no test can be made (fewer than 2 blocks)."""
     p_attainable: float
-    """Smallest p that the exact sign-flip test can reach with so many blocks."""
+    """Smallest p that the exact two-sided sign-flip test can reach with so many blocks; TOST reaches half of it."""
     other_p: Mapping[str, float] = field(default_factory=dict)
     """Further tests, uncorrected, for the reader's cross-check: 'sign-flip', 'wilcoxon', 'tost t', ..."""
     effects: Mapping[str, float] = field(default_factory=dict)

@@ -193,7 +193,7 @@ def further(findings: Findings, study: Study) -> Table:
             (f"{display.percent(interval.level)} interval, {name}", shown.interval(interval, signed=True))
             for name, interval in contrast.intervals.items()
         ]
-        lines.append(("smallest p of an exact sign-flip test", display.p_value(contrast.p_attainable)))
+        lines.append(("smallest p of an exact two-sided sign-flip test", display.p_value(contrast.p_attainable)))
         if contrast.verdict.blocks_needed is not None:
             lines.append(("blocks that would likely decide (power 0.8)", str(contrast.verdict.blocks_needed)))
         lines += [(f"left out: {block}", why) for block, why in contrast.dropped.items()]

@@ -431,3 +431,13 @@ def test_a_difference_that_decides_is_not_shown_as_zero() -> None:
     assert found.contrasts[0].verdict.word == "worse"
     row = tables.contrasts(found, two).rows[0].cells
     assert number(row[2].lstrip("+")) == pytest.approx(1e-3)
+
+
+def test_no_p_is_below_the_smallest_that_its_kind_can_reach() -> None:
+    """Two one-sided tests of equal arms reach half of what a two-sided test does, so the bound says whose it is."""
+    study = frames.small_study(arms=2, blocks=8)
+    (contrast,) = compare(frames.identical_arms(study), study).contrasts
+    assert contrast.other_p["tost sign-flip"] == contrast.p_attainable / 2 == 2**-8
+    shown = dict(row.cells[1:] for row in tables.further(compare(frames.identical_arms(study), study), study).rows)
+    assert shown["smallest p of an exact two-sided sign-flip test"] == "0.008"
+    assert shown["p, tost sign-flip"] == "0.004"
