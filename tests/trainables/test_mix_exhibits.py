@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.trainables.toys import open_set
-from trainables import adautomix, mix_exhibits
+from trainables import adautomix, mix_exhibits, teachers
 from trainables.adautomix import ADAUTOMIX, AUTOMIX, BY_HAND
+from trainables.augment import normalise, to_float
 
 SMALL = {"width": 4, "epochs": 5, "batch": 8, "ema": 0.5, "ema_end": 0.9}
 
@@ -25,7 +26,7 @@ def shows(config, resume=None):
 
 @pytest.mark.parametrize("images", [2, 3, 5])
 def test_mixed_images_are_their_sources_by_their_masks(images):
-    found, _ = shows(replace(ADAUTOMIX, **SMALL, images=images, generator_rate=1.0))
+    found, last = shows(replace(ADAUTOMIX, **SMALL, images=images, generator_rate=1.0, generator_std=1.0))
     assert list(found) == [1, 2, 3, 5]
     arrays = found[5]
     assert arrays["mix_epochs"].tolist() == [1, 2, 3, 5]
@@ -36,6 +37,13 @@ def test_mixed_images_are_their_sources_by_their_masks(images):
     np.testing.assert_allclose(arrays["mix_images"], wanted, atol=3)
     np.testing.assert_allclose(masks.sum(1), 1, atol=0.02)
     assert all(values.dtype.kind in "uif" for values in arrays.values())
+    state, data = last.state(), open_set()
+    trio = teachers.rebuild(state["network"], state["weights"])
+    x = normalise(to_float(torch.from_numpy(arrays["mix_sources"]).flatten(0, 1)), data.mean, data.std)
+    index = torch.arange(len(x)).view(images, -1)
+    with torch.no_grad():
+        wanted = trio.generator(trio.teacher(x).features_Bchw, index, mix_exhibits.ratios(images)).transpose(0, 1)
+    np.testing.assert_allclose(masks[-1], wanted, atol=0.003, err_msg="made from what the teacher sees")
     train = {image.tobytes() for image in open_set().train.pixels}
     assert {image.tobytes() for image in arrays["mix_sources"].reshape(-1, 16, 16, 3)} <= train
 
