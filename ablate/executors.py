@@ -46,6 +46,8 @@ RESTARTS = 3
 """How often Ray is started again without a trial having ended in between."""
 AWAY = "ablate-"
 """Begins the name of the folder around a session's, which is not in the home but where temporary files are."""
+SOCKETS = len(f"/{AWAY}xxxxxxxx/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Characters of a socket's name behind the folder of temporary files; it may have 107 in all."""
 LOCK = "lock"
 """Held in a sweep's scratch folder by its driver; says where the session's folder is."""
 
@@ -339,8 +341,8 @@ class _Child:
         clear_away(scratch)
         self.folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=scratch))
         # Ray lets everybody write its session's folder: here it lies in one that only this user can enter, and not
-        # in the home, whose file system may know no sockets. A socket's name has at most 107 characters.
-        self.away = Path(tempfile.mkdtemp(prefix=AWAY))
+        # in the home, whose file system may know no sockets.
+        self.away = Path(tempfile.mkdtemp(prefix=AWAY, dir=temporary()))
         self.session = self.away / "ray"
         self.held = contextlib.ExitStack()
         self.held.enter_context(hold(self.folder / LOCK, str(self.away)))
@@ -427,6 +429,12 @@ class _Child:
     def _last_words(self) -> str:
         said = (self.folder / "output").read_text(errors="replace").strip().splitlines()
         return "Ray died" + (f": {said[-1][:300]}" if said else "")
+
+
+def temporary() -> str:
+    """Where temporary files are; /tmp where TMPDIR is too long for sockets, as on macOS and in many Slurm jobs."""
+    found = tempfile.gettempdir()
+    return "/tmp" if len(os.fsencode(found)) + SOCKETS > 107 and os.access("/tmp", os.W_OK | os.X_OK) else found
 
 
 def clear_away(scratch: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -117,6 +118,20 @@ def test_a_killed_driver_leaves_no_process_and_the_next_clears_its_folders_away(
     executors.clear_away(home.scratch)
     assert list(home.scratch.iterdir()) == []
     assert not session.exists()
+
+
+@pytest.mark.parametrize("length", [12, 23, 24, 30, 200])
+def test_sockets_of_ray_have_short_names_wherever_temporary_files_are(monkeypatch, length):
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as short:
+        given = Path(short, "d" * (length - len(short) - 1)) if length > len(short) else Path("/tmp")
+        given.mkdir(exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(given))
+        assert (executors.temporary() == str(given)) == (len(str(given)) <= 23)
+        with tempfile.TemporaryDirectory(prefix=executors.AWAY, dir=executors.temporary()) as away:
+            folder = Path(away, "ray", "session_2026-11-20_18-39-05_883589_4194304", "sockets")
+            folder.mkdir(parents=True)
+            with socket.socket(socket.AF_UNIX) as ours:
+                ours.bind(str(folder / "plasma_store"))  # an OSError where the name is too long
 
 
 def test_more_gpus_than_exist_are_refused_before_anything_is_written(tmp_path):
