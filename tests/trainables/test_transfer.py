@@ -10,6 +10,7 @@ from torch import nn
 from tests.trainables.toys import open_set
 from trainables import (
     adautomix,
+    augment,
     backbones,
     classification,
     classifiers,
@@ -134,6 +135,27 @@ def test_training_is_sgd_on_the_cross_entropy():
     found = last.state()["weights"]
     for name, weight in tuned.named_parameters():
         torch.testing.assert_close(found[name], weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"flip": False}, {"crop": False}, {"crop_scale": 0.9}, {"crop": False, "padding": 2}, {"precision": "bf16"}),
+        *({"momentum": 0.5}, {"weight_decay": 0.1}),
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_training(changes):
+    before, after = (run(RMIX, CLASSIFIER, **fields)[-1].state()["weights"] for fields in ({}, changes))
+    assert not all(map(torch.equal, before.values(), after.values()))
+
+
+def test_each_epoch_sees_the_images_anew(monkeypatch):
+    seeds, real = [], augment.view
+    monkeypatch.setattr(augment, "view", lambda *given: seeds.append(given[2].initial_seed()) or real(*given))
+    run(RMIX, CLASSIFIER, transfer_epochs=3)
+    assert len(seeds) == 6, "two steps an epoch"
+    assert len(set(seeds)) == 3
 
 
 def test_what_is_known_helps():
