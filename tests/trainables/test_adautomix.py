@@ -16,7 +16,7 @@ from torch import nn
 
 from tests.trainables.toys import open_set
 from tests.trainables.watched import Watched
-from trainables import adautomix, mixblock, mixes, teachers, twoheads
+from trainables import adautomix, augment, mixblock, mixes, teachers, twoheads
 from trainables.adautomix import ADAUTOMIX, AUTOMIX, BY_HAND, EQ15, SWIN, Config
 from trainables.augment import normalise, to_float
 from trainables.config import ConfigError
@@ -474,6 +474,20 @@ def test_steps_have_their_images_with_their_labels_and_those_drawn_as_partners(a
                 own = [torch.arange(7), wanted[0]]
                 assert torch.equal(places, wanted[:3] if arm == "official" else torch.stack(own))
     assert found == [True, False] * 3, "in turn, over the border of epochs too"
+
+
+def test_epochs_and_steps_draw_their_own(monkeypatch):
+    """Views by the epoch, what mixes by hand draw by the step, the number of images by the epoch."""
+    seeds, real, data = [], augment.view, open_set()
+    monkeypatch.setattr(augment, "view", lambda *given: seeds.append(given[2].initial_seed()) or real(*given))
+    pixels, labels = torch.from_numpy(data.train.pixels), torch.from_numpy(data.train.labels)
+    steps = [step for epoch in (0, 1) for step in adautomix.batches(TINY, data, pixels, labels, 0, epoch)]
+    assert len(seeds) == len(steps) == 6
+    assert len(set(seeds)) == 2
+    assert len({step.random.random() for step in steps}) == 6
+    first, second = (adautomix.draw(replace(TINY, any_count=True), 0, epoch, 800, "cpu") for epoch in (0, 1))
+    assert first.count_S != second.count_S
+    assert first.first_S != second.first_S
 
 
 def test_a_crop_brings_in_what_is_mirrored():
