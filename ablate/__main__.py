@@ -87,6 +87,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     keep_others_out()
+    terminal.spell()
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         return int(COMMANDS[args.command][0].run(args))
@@ -98,8 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) went away: not our failure. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.hush()  # not our failure; Python would complain again when it flushes at exit
         return 0
     except Exception as error:
         if debugging():

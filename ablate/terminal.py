@@ -1,5 +1,6 @@
 """Text for people: the console, and the pieces that the commands' pages are made of. Drawn with rich."""
 
+import io
 import json
 import os
 import re
@@ -29,7 +30,24 @@ def console(file: IO[str] | None = None) -> Console:
     if not stream.isatty():
         stream = cast(IO[str], _WithoutTrail(stream))
     width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+    return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would leave the program with exit code 1, which says that trials failed."""
+        raise BrokenPipeError
+
+
+def hush() -> None:
+    """Nobody reads standard output any more (head, less): what is still written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def spell() -> None:
+    """What the output's encoding lacks (bars, a minus) is written as a question mark: no reason to lose an answer."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 class _WithoutTrail:

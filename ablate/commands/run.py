@@ -111,8 +111,12 @@ def _watched(plan: Plan, chosen: "Options", notes: list[tuple[str, str]], *, qui
     with view(plan, ledger(chosen.home), out) as shown:
 
         def both(event: driver.Event) -> None:
-            shown.watch(event)
             keep(event)
+            try:
+                shown.watch(event)
+            except BrokenPipeError:
+                terminal.hush()
+                raise KeyboardInterrupt from None  # `run ... | head`: it stops, and says how to go on
 
         return driver.run(plan, chosen, both, check)
 

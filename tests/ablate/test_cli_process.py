@@ -79,6 +79,32 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_a_sweep_whose_reader_goes_away_stops_like_one_that_is_interrupted(tmp_path: Path) -> None:
+    run = f"{sys.executable} -m ablate run {TOY}:slow --local {' '.join(OFF)} --home {tmp_path}"
+    done = subprocess.run(
+        f"{run} | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=ROOT,
+        env=ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "130", done.stdout
+    assert "of 12 trials are done and kept" in done.stderr
+    assert "To go on:  python -m ablate resume" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_that_lacks_letters_gets_the_answer_all_the_same(finished: Path, encoding: str) -> None:
+    command = [sys.executable, "-m", "ablate", "report", f"{TOY}:toy", "--home", str(finished)]
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"Does gain matter?" in done.stdout
+
+
 def test_ctrl_c_stops_a_sweep_cleanly_and_resume_finishes_it(tmp_path: Path) -> None:
     run = ["run", f"{TOY}:slow", "--local", *OFF, "--home", str(tmp_path)]
     process = subprocess.Popen(
