@@ -1,11 +1,14 @@
 """Pre-training learns, follows its cosine, and says how well the energy detects where there is something to detect."""
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.trainables.test_greg import detection_data
 from tests.trainables.toys import open_set
-from trainables import classifiers, detection, metrics, ood_scores, pretraining, schedules
+from trainables import augment, classifiers, detection, metrics, ood_scores, pretraining, schedules, seeding
 from trainables.config import ConfigError
 from trainables.pretraining import Config
 
@@ -42,6 +45,34 @@ def test_the_learning_rate_falls_along_a_cosine_by_the_step():
     for number, state in enumerate(states, 1):
         (group,) = state["optimizer"]["param_groups"]
         assert group["lr"] == schedules.cosine(4 * number - 1, 12, 0.1, 1e-6)
+
+
+def test_training_is_a_plain_loop_of_nesterovs_steps_on_views_without_the_rest_of_the_epoch():
+    data, seed, peak, floor = open_set(per_class=7), 4, 0.05, 0.01
+    config = Config(
+        **{**TINY, "flip": True, "padding": 1},
+        pretraining_epochs=2,
+        pretraining_rate=peak,
+        floor=floor,
+        momentum=0.8,
+        weight_decay=0.02,
+    )
+    network = classifiers.classifier("wrn10_2", 8, 3, 3, seeding.torch_stream(seed, "init")).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1, momentum=0.8, nesterov=True, weight_decay=0.02)
+    pixels, labels = torch.from_numpy(data.train.pixels), torch.from_numpy(data.train.labels)
+    for step in range(6):  # three of six images in an epoch of 21
+        if step % 3 == 0:
+            order = torch.randperm(21, generator=seeding.torch_stream(seed, f"order/{step // 3}"))
+            random = seeding.torch_stream(seed, f"augment/{step // 3}")
+        here = order[6 * (step % 3) :][:6]
+        x = augment.view(pixels[here], augment.Settings(padding=1, flip=True), random)
+        optimizer.param_groups[0]["lr"] = floor + (peak - floor) * (1 + math.cos(math.pi * step / 6)) / 2
+        optimizer.zero_grad()
+        F.cross_entropy(network((x - 0.5) / 0.25), labels[here]).backward()
+        optimizer.step()
+    *_, last = pretraining.train(config, data, seed=seed, device="cpu")
+    for name, values in last.state()["weights"].items():
+        torch.testing.assert_close(values, network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
