@@ -147,6 +147,73 @@ def test_every_round_lowers_the_objective_without_a_threshold():
 
 
 @needs_cuts
+def test_only_single_images_are_shown_after_the_first_round():
+    s = np.random.default_rng(1).random((5, 4, 4)) ** 4
+    first, last = (
+        comixup.labelled(s, np.eye(5), 2.0, np.random.default_rng(3), replace(SETTINGS, rounds=rounds, bonus=0.01))
+        for rounds in (1, 4)
+    )
+    assert set(np.unique(first)) == {0.0, 1.0}
+    assert 0.5 in last
+
+
+@needs_cuts
+def test_outputs_are_told_apart_before_the_last_round(monkeypatch):
+    """Here by a price on image 0, which nothing shows any more then."""
+    asked = []
+
+    def dear(shows_mm):
+        asked.append(shows_mm.copy())
+        extra_mm = np.zeros(shows_mm.shape)
+        extra_mm[:, 0] = 100.0
+        return extra_mm
+
+    monkeypatch.setattr(comixup, "told_apart", dear)
+    s = np.random.default_rng(1).random((5, 4, 4)) ** 4
+    z = comixup.labelled(s, np.eye(5), 2.0, np.random.default_rng(3), replace(SETTINGS, rounds=2))
+    assert len(asked) == 1
+    assert asked[0][:, 0].any()
+    assert not z[..., 0].any()
+
+
+@needs_cuts
+def test_a_strong_prior_decides_alone():
+    s = np.random.default_rng(1).random((5, 4, 4))
+    settings = replace(SETTINGS, prior=100.0, diversity=0.0)
+    z = comixup.labelled(s, np.eye(5), 0.3, np.random.default_rng(3), settings)
+    favourite = np.random.default_rng(3).dirichlet([0.3] * 5).argmax()
+    assert bool((z.argmax(3) == favourite).all())
+
+
+@needs_cuts
+def test_a_mean_is_a_little_cheaper_than_what_it_is_of():
+    shown = np.eye(2)[[[0, 1], [1, 0]]]
+    z = comixup.cut(np.zeros((2, 2, 2)), shown, True, replace(TINY, smoothness=0.0))
+    assert bool((z == 0.5).all())
+
+
+def test_parts_are_solved_with_their_own_shares_of_saliency_and_distances(monkeypatch):
+    heard = []
+
+    def watched(s_mnn, similar_mm, alpha, random, settings):
+        heard.append((s_mnn, similar_mm, alpha))
+        return np.eye(len(s_mnn))[:, None, None].repeat(4, 1).repeat(4, 2)
+
+    monkeypatch.setattr(comixup, "labelled", watched)
+    x, phi = blobs(5)
+    mixed, weights = comixup.comixup(x, phi, 0.7, np.random.default_rng(0), replace(SETTINGS, part=3))
+    assert torch.equal(mixed, x)
+    assert torch.equal(weights, torch.eye(5))
+    cells = phi.double().reshape(5, 4, 4, 4, 4).mean((2, 4))
+    for (s_mnn, similar_mm, alpha), part in zip(heard, (slice(0, 3), slice(3, 5)), strict=True):
+        np.testing.assert_allclose(s_mnn, cells[part], rtol=1e-5)
+        apart_mm = comixup.distances(phi[part], 8).double().numpy()
+        wanted = 0.999 * np.eye(len(apart_mm)) + 0.001 * apart_mm * len(apart_mm) / apart_mm.sum()
+        np.testing.assert_allclose(similar_mm, wanted)
+        assert alpha == 0.7
+
+
+@needs_cuts
 def test_images_without_saliency_are_mixed_too():
     x, phi = blobs(4)
     mixed, weights = comixup.comixup(x, 0 * phi, 2.0, np.random.default_rng(0))

@@ -301,6 +301,7 @@ def test_measures_of_six_images_by_hand():
             "box_iou": (0.5 + 0.49 + 0.4 + 0.7) / 4,
         }
     )
+    assert localisation.measures(replace(config, overlap=0.45), found)["localisation"] == 0.5
     wrong = replace(found, right_N=np.zeros(4, dtype=bool))
     assert localisation.measures(config, wrong)["localisation_right"] == 0.0
 

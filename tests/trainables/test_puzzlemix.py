@@ -182,6 +182,31 @@ def test_the_transport_is_the_auction(seed, price):
         assert found[b].tolist() == slow_transport(shown[b], s[b], price)
 
 
+@needs_cuts
+@pytest.mark.parametrize("price", [0.01, 0.8])
+def test_each_image_is_moved_by_its_own_saliency_to_where_it_is_shown(price):
+    """Masks of 2 cells a side, patches of 4 pixels: the auction on 4 x 4, image by image, patch by patch."""
+    x, phi, partner = batch(3, count=4, side=16)
+    x, phi, n, t = x.double(), phi.double(), 2, 4
+    mixed, _ = puzzlemix.puzzlemix(x, phi, partner, 0.5, n, STD, replace(SETTINGS, transport_cost=price))
+    mask = puzzlemix.masks(x, phi, partner, 0.5, n, STD)
+
+    def moved(image, shown):
+        s = phi[image].reshape(t, 4, t, 4).mean((1, 3))
+        out = torch.zeros_like(x[image])
+        for cell, patch in enumerate(slow_transport(shown, s / s.sum(), price)):
+            if patch >= 0:
+                (i, j), (k, m) = divmod(cell, t), divmod(patch, t)
+                out[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = x[image][:, 4 * k : 4 * k + 4, 4 * m : 4 * m + 4]
+        return out
+
+    for b in range(4):
+        shown = mask[b].repeat_interleave(2, 0).repeat_interleave(2, 1)
+        own = shown.repeat_interleave(4, 0).repeat_interleave(4, 1)
+        wanted = own * moved(b, shown) + (1 - own) * moved(int(partner[b]), 1 - shown)
+        torch.testing.assert_close(mixed[b], wanted)
+
+
 def test_patches_go_where_they_are_sent():
     x = torch.arange(2 * 3 * 16.0).view(2, 3, 4, 4)
     source = torch.tensor([[3, 0, -1, 2], [0, 1, 2, 3]])
