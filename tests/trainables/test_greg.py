@@ -487,6 +487,25 @@ def test_candidates_of_an_epoch_are_all_different_and_their_number_is_the_releas
     assert greg.auxiliary_of(replace(config, sampling="random", pool=300), data, 500, "cpu").steps == 4
 
 
+def test_shares_are_of_rows_on_either_side_of_their_margin():
+    logits = torch.tensor([[30.0], [26.0], [20.0], [9.0], [6.0], [5.0], [4.0], [-1.0]])
+    found = greg.active_shares(GREG, logits, 3)
+    assert {name: round(float(value), 4) for name, value in found.items()} == {
+        "energy_id": -25.3333,
+        "energy_auxiliary": -4.6,
+        "hinge_id": 0.3333,
+        "hinge_auxiliary": 0.2,
+        "indicator_id": 0.6667,
+        "indicator_auxiliary": 0.8,
+    }
+
+
+def test_detection_is_measured_every_so_many_epochs_and_at_the_end():
+    config = Config(**(TINY | {"epochs": 5}), evaluate_every=2)
+    epochs = greg.train(config, detection_data(), seed=0, device="cpu")
+    assert ["auroc" in epoch.metrics for epoch in epochs] == [False, True, False, True, True]
+
+
 def test_dual_ascent_moves_the_weight_by_how_far_the_term_is_from_its_target():
     config = Config(**TINY, dual=True, indicator="off", evaluate_every=0)
     first = next(greg.train(config, detection_data(), seed=0, device="cpu")).metrics
