@@ -79,3 +79,23 @@ def test_fgsm_error_is_that_of_moved_images():
     assert classification.evaluate(network, data, (0.0,) * 3, (1.0,) * 3)["accuracy"] == 1.0
     small = classification.fgsm_error(network, data, (0.0,) * 3, (1.0,) * 3, batch=5)
     assert small == 0.0, "a step of 8/255 does not hide squares of 120/255"
+
+
+def test_fgsm_error_is_counted_after_the_step():
+    """Bright or dark by one threshold: what is bright gets darker by a step, what is dark brighter, within [0, 1]."""
+    data = open_set()
+    pixels, labels = torch.from_numpy(data.test.pixels).double() / 255, torch.from_numpy(data.test.labels)
+    brightness = pixels.mean((1, 2, 3))
+    threshold = float(brightness.median()) + 0.01
+
+    def network(x):
+        return torch.stack([x.mean((1, 2, 3)), x.new_full((len(x),), threshold), x.new_full((len(x),), -9.0)], 1)
+
+    def error(bright):
+        return float((torch.where(bright > threshold, 0, 1) != labels).double().mean())
+
+    step = torch.where(labels == 0, -8 / 255, 8 / 255).view(-1, 1, 1, 1)
+    wanted = error((pixels + step).clamp(0, 1).mean((1, 2, 3)))
+    assert wanted > error(brightness)
+    found = classification.fgsm_error(network, data, (0.0,) * 3, (1.0,) * 3, batch=5)
+    assert found == pytest.approx(wanted)

@@ -129,6 +129,12 @@ def test_fmix_masks_have_the_share_asked_for(seed, lam, up, side):
     assert abs(mixes.fmix_mask(lam, noise, (side, side), up=up).sum() - lam * side * side) <= 1
 
 
+def test_fmix_rounds_up_or_down_by_chance():
+    x, partner = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 16, 16), torch.tensor([1, 0])
+    mixed = [mixes.by_hand("fmix", x, partner, 0.4, 1.0, np.random.default_rng(seed))[0] for seed in range(9)]
+    assert {int(images[1].sum()) for images in mixed} == {102, 103}
+
+
 def test_saliency_is_the_difference_from_surrounds():
     """Against loops: at every pixel the mean of each clipped square around it, without the pixel."""
     x = torch.rand(1, 9, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -142,6 +148,42 @@ def test_saliency_is_the_difference_from_surrounds():
                 on[i, j] += max(difference, 0)
                 off[i, j] += max(-difference, 0)
     torch.testing.assert_close(mixes.fine_grained_saliency(x), on / on.max() + off / off.max())
+
+
+def test_grey_is_opencvs_luma_of_blue_green_and_red_smoothed_twice():
+    for channel, weight in enumerate((0.114, 0.587, 0.299)):
+        x = torch.zeros(3, 9, 9)
+        x[channel] = 1.0
+        torch.testing.assert_close(mixes._gray(x), torch.full((9, 9), weight))
+    point = torch.zeros(1, 9, 9)
+    point[0, 4, 4] = 1.0
+    line = torch.tensor([0, 0, 1, 4, 6, 4, 1, 0, 0]) / 16
+    torch.testing.assert_close(mixes._gray(point), line[:, None] * line)
+
+
+def test_what_gridmix_and_fmix_draw_covers_its_range(batch, monkeypatch):
+    drawn = {"holes": [], "area": [], "aspect": [], "up": []}
+
+    def grid(lam, holes, area, aspect, corner, size):
+        for name, value in (("holes", holes), ("area", area), ("aspect", aspect)):
+            drawn[name].append(value)
+        return np.zeros(size, dtype=np.float32)
+
+    def fmix(lam, noise, size, *, up):
+        drawn["up"].append(up)
+        return np.zeros(size, dtype=np.float32)
+
+    monkeypatch.setattr(mixes, "grid_mask", grid)
+    monkeypatch.setattr(mixes, "fmix_mask", fmix)
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        for mix in ("gridmix", "fmix"):
+            mixes.by_hand(mix, *batch, 0.5, 1.0, random)
+    assert set(drawn["holes"]) == {2, 3, 4, 5, 6}
+    for name, low, high in (("area", 0.5, 1.0), ("aspect", 0.5, 2.0)):
+        assert low <= min(drawn[name]) < low + 0.05
+        assert high - 0.05 < max(drawn[name]) <= high
+    assert 100 < sum(drawn["up"]) < 200
 
 
 def test_saliencymix_pastes_where_the_first_partner_stands_out():

@@ -172,6 +172,27 @@ def test_patches_are_0_after_the_normalisation_of_the_needed_trial(monkeypatch):
     assert set(fills) == {rmix.RELEASED_MEAN}
 
 
+def test_attacks_are_as_long_as_the_config_says_and_with_the_colours_of_the_needed_trial(monkeypatch):
+    asked, colours, real = [], [], attacks.released_fgsm
+    monkeypatch.setattr(attacks, "pgd", lambda _, x, __, norm, **given: asked.append((norm, given)) or x)
+    monkeypatch.setattr(attacks, "released_fgsm", lambda *given: colours.append(given[3:]) or real(*given))
+    needed = Needed("rmix", rmix.Config(colour="released"))
+    run(state_of(CLASSIFIER), needed=needed, tests=("pgd", "fgsm"), radius_linf=16 / 255, radius_l2=2.0, steps=7)
+    assert [norm for norm, _ in asked] == ["linf", "l2"]
+    for (_, given), radius, step in zip(asked, (16 / 255, 2.0), (4 / 255, 0.4), strict=True):
+        assert (given["radius"], given["steps"]) == (radius, 7)
+        assert given["step"] == pytest.approx(step)
+    assert colours == [(rmix.RELEASED_MEAN, rmix.RELEASED_STD)]
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_so_many_neighbours_are_asked_as_the_config_says(k, monkeypatch):
+    asked, real = set(), openset.class_scores
+    monkeypatch.setattr(openset, "class_scores", lambda *given: asked.add(given[4]) or real(*given))
+    run(state_of(ENCODER), tests=("extra",), k=k)
+    assert asked == {k}
+
+
 def test_attacks_are_in_pixels_and_those_of_their_own_functions(of_classifier):
     found, labels = of_classifier.metrics, torch.from_numpy(DATA.test.labels)
     assert found["fgsm_error"] == classification.fgsm_error(CLASSIFIER, DATA, DATA.mean, DATA.std)

@@ -1,5 +1,6 @@
 """Teachers: the released schedule, the average in a slow loop, batch norm with passes merged, best and median."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_the_scored_network_has_all_measures_and_each_head_its_accuracy(scored):
             share = float((logits.argmax(1) == labels).double().mean())
             assert metrics[f"accuracy_{name}_{head}"] == pytest.approx(share)
     assert {"nll", "ece_10", "ece_15", "accuracy_top5", "fgsm_error"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("scored", ["teacher", "student"])
+def test_the_attack_is_on_the_one_hot_head_of_the_scored_network(scored):
+    """Heads that give everything the same class, each another: the error is the share of the other labels."""
+    trio, data = a_trio(), open_set()
+    answers = {("teacher", "one"): 0, ("teacher", "mix"): 1, ("student", "one"): 2, ("student", "mix"): 1}
+    data = replace(data, test=replace(data.test, labels=np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])))
+    with torch.no_grad():
+        for (whose, head), answer in answers.items():
+            getattr(getattr(trio, whose), head).bias[answer] = 1e3
+    metrics = teachers.evaluate(trio, data, scored, "cpu", attack=True)
+    assert metrics["fgsm_error"] == pytest.approx({"teacher": 0.5, "student": 0.75}[scored])
 
 
 def test_best_and_median_are_of_what_was_measured():
