@@ -96,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         terminal.complain(str(error))
         return 2
+    except PermissionError as error:
+        if debugging():
+            raise
+        terminal.complain(f"{error.filename}: {error.strerror}. Mend its permissions, or name another place.")
+        return 2
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -191,7 +191,7 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             except (ValueError, TypeError, KeyError) as error:
                 raise CorruptLog(
                     f"{path}, byte {start}: not a line of the log ({error}). Lines before it are intact; move the file "
-                    f"away or cut it at that byte, and `resume` runs what is missing."
+                    f"away or cut it at that byte, and `run` trains what is missing."
                 ) from error
             yield offset, line
 

@@ -39,13 +39,15 @@ def opened(text: str) -> Home:
     """The home of that name: a folder, or the URI of an object store, whose logs are fetched.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it is a file, or its logs may not be read: a glob would say that there are none.
         StoreError: there is no such store, or it does not answer.
         CorruptLog: a log in the store is not whole.
     """
     home = Home.at(text)
     if home.root.exists() and not home.root.is_dir():
         raise UsageError(f"The home {home.root} is a file, not a folder. Give another with --home or ABLATE_HOME.")
+    if home.logs.is_dir() and not os.access(home.logs, os.R_OK | os.X_OK):
+        raise UsageError(f"The logs in {home.logs} cannot be read: Permission denied. Mend their permissions.")
     remote = store.of(home)
     if remote is not None:
         remote.require()

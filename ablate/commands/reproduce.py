@@ -19,7 +19,7 @@ LISTED = 10
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument(
-        "trial", metavar="TRIAL", help="id of a recorded trial, or its first digits (see `status --json`)"
+        "trial", metavar="TRIAL", help="id of a recorded trial, or its first digits (see `show STUDY --json`)"
     )
     options.add_home(parser)
     options.add_data(parser)

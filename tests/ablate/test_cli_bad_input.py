@@ -1,6 +1,8 @@
 """Every wrong input: one message with what is allowed and how to mend it; exit code 2; nothing written."""
 
+import errno
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ablate.__main__ import COMMANDS
-from ablate.commands import ui
+from ablate.commands import status, ui
 from tests.ablate.console import OFF, TOY, Answered, Shell, files
 
 STUDY = f"{TOY}:toy"
@@ -94,6 +96,19 @@ def test_an_outcome_that_nothing_measures_is_mended_without_training(shell: Shel
     sys.modules.pop(next(name for name in sys.modules if name.startswith("ablate_origin_own_")))
     assert json.loads(shell("show", f"{study}:toy", "--scale", "smoke", "--json").out)["trials"]["pending"] == 0
     assert shell(*words).code == 0
+
+
+def test_what_may_not_be_read_is_the_surroundings_to_mend(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shell.home / "log").mkdir(parents=True)
+    with monkeypatch.context() as patch:  # root may read everything
+        patch.setattr(os, "access", lambda path, _how: path != shell.home / "log")
+        refused(shell("status"), f"{shell.home}/log", "Permission denied")
+
+    def denied(_args: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/trials.jsonl")
+
+    monkeypatch.setattr(status, "run", denied)
+    refused(shell("status"), "/somewhere/trials.jsonl", "Permission denied", "permissions")
 
 
 def test_a_port_where_nobody_can_listen(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
