@@ -172,6 +172,48 @@ def test_what_is_certified_is_never_broken_and_estimates_claim_at_least_as_much(
     assert aurocs[0] > aurocs[-1]
 
 
+def test_shares_are_counted_image_by_image_from_energies_slopes_and_attacks(state, data):
+    config = Config(network=NEEDED, rows=8, recall=0.7, steps=5)
+    (epoch,) = ood_radius.train(config, data, seed=0, device="cpu", network=state)
+    network = classifiers.rebuild(state["network"], state["weights"])
+    images = {
+        name: torch.cat(list(detection.batches(each, data, "cpu"))) for name, each in detection.evaluated(data).items()
+    }
+    gamma = np.quantile(ood_radius.energy(network, images["test"]).double().numpy(), 0.7)
+    for r in metrics.RADII:
+        claimed = broken = right = 0
+        for name, x in images.items():
+            x = x[: 8 if name == "test" else 4]
+            S, slope = (
+                ood_radius.energy(network, x),
+                detection.gradient_norms(lambda x: ood_radius.energy(network, x), x),
+            )
+            after, _ = ood_radius.attack(network, x, r, away=name == "test", steps=5)
+            for before, steepness, worst in zip(S.tolist(), slope.tolist(), after.tolist(), strict=True):
+                known = name == "test"
+                held = (before <= gamma) == known and abs(gamma - before) / steepness >= r
+                claimed, broken = claimed + held, broken + (held and (worst <= gamma) != known)
+                right += (worst <= gamma) == known
+        assert epoch.metrics[f"estimated_at_{r:g}"] == pytest.approx(claimed / 16)
+        assert epoch.metrics[f"broken_estimated_{r:g}"] == pytest.approx(broken / 16)
+        place = list(epoch.exhibits()["attacked_radii"]).index(np.float32(r))
+        assert epoch.exhibits()["attacked_right"][place] == pytest.approx(right / 16)
+    assert 0 < right < 16
+
+
+def test_the_bound_of_a_network_without_bends_is_its_norm():
+    """A 1 x 1 convolution, the mean over pixels and a linear layer: one matrix, whose norm the product is."""
+    torch.manual_seed(0)
+    network = classifiers.Classifier(nn.Conv2d(2, 5, 1, bias=False), (), nn.Identity(), 5, 3).double()
+    with torch.no_grad():
+        _, values, right = torch.linalg.svd(network.stem.weight[:, :, 0, 0], full_matrices=False)
+        network.linear.weight.copy_(torch.randn(3, 5).double())
+        # The layers' largest directions are made to meet, so that nothing is lost between them.
+        network.stem.weight.copy_((torch.linalg.svd(network.linear.weight)[2][:2].T * values @ right)[:, :, None, None])
+    norm = float(torch.linalg.matrix_norm(matrix_of(network, 2, 6), ord=2))
+    assert ood_radius.lipschitz(network, 6) == pytest.approx(norm)
+
+
 def test_a_certificate_at_its_own_radius_holds_under_attack(state, data):
     """The formula end to end: every image, attacked at the radius certified for it, keeps its side."""
     network = classifiers.rebuild(state["network"], state["weights"])
