@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from trainables import classifiers
@@ -29,6 +30,60 @@ def test_parameters_are_as_many_as_in_the_released_networks(name, key):
         network = classifiers.CLASSIFIERS[name][0](64, 3, 100)
     with np.load(GOLDEN / "R8_param_counts.npz") as g:
         assert sum(weight.numel() for weight in network.parameters()) == int(g[key])
+
+
+def norm(x, bn):
+    return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+
+
+def released_preact(network, x):
+    x = F.conv2d(x, network.stem.weight, padding=1)
+    for i, stage in enumerate(network.stages):
+        for j, block in enumerate(stage):
+            stride, a = 2 if i and not j else 1, F.relu(norm(x, block.bn1))
+            short = x if i == 0 or j else F.conv2d(a, block.shortcut.weight, stride=stride)
+            h = F.relu(norm(F.conv2d(a, block.conv1.weight, stride=stride, padding=1), block.bn2))
+            x = F.conv2d(h, block.conv2.weight, padding=1) + short
+    return network.linear(F.avg_pool2d(x, 4).flatten(1))
+
+
+def released_wide(network, x):
+    x = F.conv2d(x, network.stem.weight, network.stem.bias, padding=1)
+    for i, stage in enumerate(network.stages):
+        for j, block in enumerate(stage):
+            stride, a = 2 if i and not j else 1, F.relu(norm(x, block.bn1))
+            short = x if j else F.conv2d(x, block.shortcut.weight, block.shortcut.bias, stride=stride)
+            h = F.relu(norm(F.conv2d(a, block.conv1.weight, block.conv1.bias, padding=1), block.bn2))
+            x = F.conv2d(h, block.conv2.weight, block.conv2.bias, stride=stride, padding=1) + short
+    return network.linear(F.avg_pool2d(F.relu(norm(x, network.last[0])), 8).flatten(1))
+
+
+def released_resnext(network, x):
+    x = F.relu(norm(F.conv2d(x, network.stem[0].weight, padding=1), network.stem[1]))
+    for i, stage in enumerate(network.stages):
+        for j, block in enumerate(stage):
+            stride = 2 if i and not j else 1
+            short = x if j else norm(F.conv2d(x, block.shortcut[0].weight, stride=stride), block.shortcut[1])
+            h = F.relu(norm(F.conv2d(x, block.conv1.weight), block.bn1))
+            h = F.relu(norm(F.conv2d(h, block.conv2.weight, stride=stride, padding=1, groups=4), block.bn2))
+            x = F.relu(norm(F.conv2d(h, block.conv3.weight), block.bn3) + short)
+    return network.linear(F.avg_pool2d(x, 8).flatten(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "released"),
+    [("preactresnet18", released_preact), ("wrn16_8", released_wide), ("resnext29_4x24", released_resnext)],
+)
+def test_logits_are_those_of_the_released_networks(name, released):
+    """Block by block as minhlong94/Random-Mixup has them, with scales, biases and running statistics of their own."""
+    network, random = small(name).eval(), torch.Generator().manual_seed(1)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for value in (part.weight, part.bias, part.running_mean, part.running_var):
+                value.uniform_(0.5, 1.0, generator=random)
+    x = torch.randn(2, 3, 32, 32, generator=random)
+    torch.testing.assert_close(network(x), released(network, x), rtol=1e-4, atol=1e-4)
 
 
 def test_resnet50_has_torchvisions_parameters():
