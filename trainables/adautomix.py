@@ -26,9 +26,9 @@ Deviations:
    images. Here it passes once, and batch norm's running statistics take the steps of all those passes in two.
 2. The code's test for nearly pure mixes sets the first three masks, whatever N. Here it sets all.
 3. A permutation is drawn by sorting random numbers, on the CPU; images may stand for themselves, as in the code.
-4. PuzzleMix, DADA, ME-ADA and the spectral SAMix are not here; nor are RandAugment and stochastic depth (Swin-T and
-   ConvNeXt-T), bicubic crops (these two and Tiny-ImageNet), the pretrained fine-grained runs, or ImageNet's batch norm
-   in the block.
+4. PuzzleMix, GridMix, DADA, ME-ADA and the spectral SAMix are not here; nor are RandAugment and stochastic depth
+   (Swin-T and ConvNeXt-T), bicubic crops (these two and Tiny-ImageNet), the pretrained fine-grained runs, or ImageNet's
+   batch norm in the block.
 5. Mixes by hand have one head, one cross-entropy with the mixed label and no other loss, as in OpenMixup. Their teacher
    is there to be judged only.
 6. With `updates="alternating"`, features are made once a step and masks anew at each inner step; batch norm's running
