@@ -5,15 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate import masking, mirror, preflight, request, terminal
+from ablate import masking, mirror, preflight, request, staleness, terminal
 from ablate.home import Home
-from ablate.log import read
+from ablate.log import ledger, read
 from ablate.plan import Plan
 from ablate.summary import load
 
 if TYPE_CHECKING:
     from analysis.findings import Findings
     from analysis.frame import Frame
+
+REASONS = 3
+"""Why trials are stale, named before the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,20 @@ def show(answer: Answer) -> None:
 
     out = terminal.console()
     sys.stdout.write(tables.terminal(answer.findings, answer.plan.study, width=min(out.width, 120)).rstrip() + "\n")
+
+
+def mind_stale(answer: Answer, home: Home) -> None:
+    """Says, on standard error, that numbers shown are of other code or data: of a method that was edited since, say."""
+    found = staleness.stale(answer.plan, ledger(home))
+    if found:
+        reasons = list(dict.fromkeys(reason for each in found.values() for reason in each))
+        more = f" and {len(reasons) - REASONS} more" if len(reasons) > REASONS else ""
+        terminal.warn(
+            f"{len(found)} of {terminal.count(len(answer.plan.trials), 'trial')} shown here "
+            f"{'was' if len(found) == 1 else 'were'} made by other code or data than there is now: "
+            f"{'; '.join(reasons[:REASONS])}{more}.\n"
+            f"To train again what is stale:  {request.command('resume', home, answer.plan)} --fresh"
+        )
 
 
 def attach(answer: Answer, home: Home, uri: str) -> str:

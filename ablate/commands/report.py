@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         answer.show(found)
         terminal.console().print()
         answer.where_next(found, home)
+    answer.mind_stale(found, home)
     return 1 if any(arm.failed for arm in found.findings.arms) else 0
 
 

@@ -141,6 +141,7 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
         late = answer.attach(found, home, uri)
     terminal.console().print()
     answer.where_next(found, home)
+    answer.mind_stale(found, home)
     if result.message:
         terminal.warn(result.message)
     if late:

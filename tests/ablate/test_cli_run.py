@@ -210,9 +210,15 @@ def test_changed_code_makes_trials_stale_and_fresh_trains_them_again(shell: Shel
     assert len(stale) == 12
     assert set(map(tuple, stale.values())) == {("own_study.py changed",)}
     assert "--fresh" in shell("status").out
-    assert shell(*run).code == 0
+    for words in (run, ("report", f"{own}:toy"), ("report", f"{own}:toy", "--json")):
+        answered = shell(*words)
+        assert answered.code == 0
+        assert "12 of 12 trials shown here were made by other code" in answered.err
+        assert "own_study.py changed" in answered.err
+        assert "--fresh" in answered.err
     assert len(lines_of(shell.home, "ended")) == 12
-    assert shell(*run, "--fresh").code == 0
+    fresh = shell(*run, "--fresh")
+    assert (fresh.code, "shown here" in fresh.err) == (0, False)
     assert len(lines_of(shell.home, "ended")) == 24
     assert json.loads(shell("status", "--json").out)[0]["stale"] == {}
 
