@@ -34,18 +34,19 @@ def write(plan: Plan, home: Home) -> Answer:
     """Writes the frame and the report of the plan from the logs of the home. Trains nothing, needs no framework.
 
     Raises:
-        UsageError: what was run cannot answer the study's question: nothing measured its outcome, say.
+        UsageError: what was run cannot answer the study's question: nothing measured its outcome, or a method's metric
+            has the name of a column.
     """
     from ablate import exhibits, provenance, records
     from analysis import contrasts, report
     from analysis.frame import FrameError
 
     preflight.check_folder(home)
-    frame = records.frame(home, plan)
-    records.write(frame, home.frames(plan.sweep))
     try:
+        frame = records.frame(home, plan)
+        records.write(frame, home.frames(plan.sweep))
         findings = contrasts.compare(frame, plan.study)
-    except FrameError as error:
+    except (FrameError, records.FrameError) as error:
         raise request.UsageError(f"{plan.sweep} has no answer: {error} What was trained is kept.") from error
     steered = load(home, plan.sweep).standing.steered
     if steered.arms:

@@ -144,6 +144,12 @@ def _conclude(plan: Plan, home: Home, args: argparse.Namespace, result: "Result"
     answer.mind_stale(found, home)
     if result.message:
         terminal.warn(result.message)
+    if result.failed:
+        failed = terminal.count(len(result.failed), "trial")
+        terminal.warn(
+            f"{failed} failed. With the tracebacks:  {request.command('status', home, plan, formed=False)} --json\n"
+            f"Once that is mended:  {request.command('resume', home, plan)} --retry-failed"
+        )
     if late:
         terminal.warn(f"MLflow lacks some of it: {late}. Deliver it later:  {request.command('sync', home)}")
     return 1 if result.failed else 0

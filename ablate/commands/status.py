@@ -139,6 +139,9 @@ def _print(out: Any, sweep: Sweep, home: Home) -> None:
         out.print()
         out.print(terminal.heading("Failed"))
         out.print(terminal.failures(state.failures, SHOWN))
+        whole = request.command("status", home, sweep.plan, formed=False)
+        out.print(f"With their tracebacks:  {whole} --json", soft_wrap=True)
+        out.print(f"Once that is mended:    {_again(sweep, home)} --retry-failed", soft_wrap=True)
     out.print()
     out.print(terminal.arm_table(sweep.plan, state, out.width))
     if sweep.stale:

@@ -98,6 +98,13 @@ def test_an_outcome_that_nothing_measures_is_mended_without_training(shell: Shel
     assert shell(*words).code == 0
 
 
+def test_a_metric_that_has_the_name_of_a_column_is_the_method_s_to_mend(shell: Shell, tmp_path: Path) -> None:
+    study = tmp_path / "columns.py"
+    text = Path(TOY).read_text(encoding="utf-8")
+    study.write_text(text.replace('"loss": 1 / epoch', '"seed": 1 / epoch'), encoding="utf-8")
+    refused(shell("run", f"{study}:toy", "--local", "--scale", "smoke", "--quiet", *OFF), "'seed'", "Rename the metric")
+
+
 def test_what_may_not_be_read_is_the_surroundings_to_mend(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     (shell.home / "log").mkdir(parents=True)
     with monkeypatch.context() as patch:  # root may read everything

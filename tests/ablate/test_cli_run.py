@@ -68,6 +68,13 @@ def test_report_prints_the_means_that_the_equation_gives(shell: Shell) -> None:
 def test_failed_trials_give_exit_code_1_and_come_first_in_status(shell: Shell) -> None:
     done = shell.trains("broken")
     assert done.code == 1
+    tried = done.err.partition("Once that is mended:")[2].split()[3:]
+    assert tried[-1] == "--retry-failed"
+    assert json.loads(shell.bare(*done.err.partition("tracebacks:")[2].split()[3:8]).out)[0]["failures"]
+    assert shell.bare(*tried, "--local", *OFF).code == 1
+    assert [line["trial"] for line in lines_of(shell.home, "ended")].count(
+        lines_of(shell.home, "ended")[-1]["trial"]
+    ) == 2
     status = shell("status", f"{TOY}:broken")
     assert status.code == 0
     assert status.out.index("diverged") < status.out.index("mean accuracy")
