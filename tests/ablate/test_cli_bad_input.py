@@ -87,13 +87,13 @@ def test_every_command_has_help(shell: Shell, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_outcome_that_nothing_measures_is_mended_without_training(shell: Shell, tmp_path: Path) -> None:
-    study = tmp_path / "own.py"
+    study = tmp_path / "misspelt.py"
     text = Path(TOY).read_text(encoding="utf-8")
     study.write_text(text.replace('metric="accuracy"', 'metric="acuracy"'), encoding="utf-8")
     words = ("run", f"{study}:toy", "--local", "--scale", "smoke", "--quiet", *OFF)
     refused(shell(*words), "toy@smoke", "'acuracy'", "Did you mean 'accuracy'?")
     study.write_text(text, encoding="utf-8")
-    sys.modules.pop(next(name for name in sys.modules if name.startswith("ablate_origin_own_")))
+    sys.modules.pop(next(name for name in sys.modules if name.startswith("ablate_origin_misspelt_")))
     assert json.loads(shell("show", f"{study}:toy", "--scale", "smoke", "--json").out)["trials"]["pending"] == 0
     assert shell(*words).code == 0
 
