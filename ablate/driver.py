@@ -73,7 +73,7 @@ def run(
 ) -> Result:
     """Runs all trials of `plan` that no log of the home has finished, and returns where they stand.
 
-    Ctrl-C and SIGTERM stop it; then `Result.interrupted` is set.
+    Ctrl-C, SIGTERM and SIGHUP stop it; then `Result.interrupted` is set.
 
     Args:
         plan: what to run.
@@ -317,7 +317,9 @@ def _held_by(holder: str, plan: Plan, options: Options) -> Held:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM, as a cluster's scheduler sends it, stops like Ctrl-C."""
+    """SIGTERM, as a cluster's scheduler sends it, and SIGHUP, as a terminal does that is closed, stop like Ctrl-C;
+    SIGHUP not where it is ignored, as `nohup` has it.
+    """
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -325,8 +327,11 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    numbers = [number for name in names if signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

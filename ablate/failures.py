@@ -82,7 +82,7 @@ class Spoiled(RuntimeError):
     """After a fault of its device a process gets no more sense out of it: the next trial needs another process."""
 
 
-def reason_of(error: Exception, home: Path | None = None) -> Cause:
+def reason_of(error: BaseException, home: Path | None = None) -> Cause:
     """The cause of an exception that a method or its checkpoint raised; `home` is where its checkpoints lie."""
     if isinstance(error, Diverged):
         return "diverged"

@@ -157,14 +157,19 @@ class _Run:
             record = self._record("failed", "hung", hung)
         except Stopped:
             raise
-        except Exception as error:  # whatever a method raises is this trial's result, and the sweep goes on
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever a method raises is this trial's result, and the sweep goes on
+            if isinstance(error, SystemExit) and _sent(error):
+                raise
             record = self.failed(error)
         if record.reason not in PASSING and record.reason not in KEEPING:
             checkpoint.finish(self.folder, record, stateless=self.stateless)
             self.copy.finished()
         yield record
 
-    def failed(self, error: Exception) -> Record:
+    def failed(self, error: Exception | SystemExit) -> Record:
         """The end that an exception makes."""
         reason = reason_of(error, self.job.home.root)
         return self._record("failed", reason, "".join(traceback.format_exception(error)))
@@ -234,6 +239,7 @@ class _Run:
         lap = saved_at
         for epoch in training:
             now = time.perf_counter()
+            self._check(epoch)
             row = {"epoch": epoch.index, "seconds": now - lap, "metrics": _finite(epoch)}
             self.epochs.append(row)
             self._show(epoch)
@@ -251,6 +257,15 @@ class _Run:
             if stop:
                 raise Stopped
             lap = time.perf_counter()
+
+    def _check(self, epoch: Epoch) -> None:
+        before = self.epochs[-1]["epoch"] if self.epochs else 0
+        if epoch.index <= before:
+            after = f"after epoch {before}" if before else "first"
+            raise ValueError(
+                f"method {self.trial.method!r} yielded Epoch(index={epoch.index}) {after}. An index is the number of "
+                "epochs completed: the first is 1, and every further one is larger."
+            )
 
     def _show(self, epoch: Epoch) -> None:
         """Keeps what the epoch shows. What goes wrong is a note: no number depends on it."""
@@ -318,6 +333,12 @@ class NotFinite(RuntimeError):
 
 
 @lru_cache(maxsize=32)
+def _sent(error: SystemExit) -> bool:
+    """Whether a signal's handler of Ray raised it, wherever the method was, and not the method by `sys.exit`."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("ray", "ablate")
+
+
 def _method(name: str, origin: str) -> Method:
     from trainables import catalogue
 

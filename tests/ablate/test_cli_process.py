@@ -105,7 +105,8 @@ def test_an_output_that_lacks_letters_gets_the_answer_all_the_same(finished: Pat
     assert b"Does gain matter?" in done.stdout
 
 
-def test_ctrl_c_stops_a_sweep_cleanly_and_resume_finishes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_and_a_closed_terminal_stop_a_sweep_cleanly_and_resume_finishes_it(tmp_path: Path, sent: str) -> None:
     run = ["run", f"{TOY}:slow", "--local", *OFF, "--home", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "ablate", *run],
@@ -114,13 +115,13 @@ def test_ctrl_c_stops_a_sweep_cleanly_and_resume_finishes_it(tmp_path: Path) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests themselves run in the background of a script, Ctrl-C is ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Where the tests themselves run in the background of a script, signals are ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(getattr(signal, sent), signal.SIG_DFL),
     )
     assert process.stdout is not None
     first = process.stdout.readline()
     assert first.startswith("done"), first
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, sent))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "To go on:  python -m ablate resume" in errors
@@ -129,3 +130,21 @@ def test_ctrl_c_stops_a_sweep_cleanly_and_resume_finishes_it(tmp_path: Path) -> 
     lines = [json.loads(line) for line in (tmp_path / "log" / "slow@laptop.jsonl").read_text().splitlines()]
     ended = [line["trial"] for line in lines if line["kind"] == "ended"]
     assert len(ended) == len(set(ended)) == 12
+
+
+def test_nohup_keeps_a_sweep_from_its_terminal_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "ablate", "run", f"{TOY}:slow", "--local", *OFF, "--home", str(tmp_path)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("done")
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors

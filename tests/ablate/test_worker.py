@@ -126,6 +126,7 @@ def test_a_corrupt_checkpoint_is_said_and_the_one_before_taken(job, tmp_path):
     ("fail", "reason", "words"),
     [
         ("error", "error", "ValueError: a bug of the method"),
+        ("exit", "error", "SystemExit: no such folder"),
         ("diverge", "diverged", "loss is nan in epoch 2"),
         ("metric", "error", "auroc is inf in epoch 2"),
         ("memory", "out_of_memory", "CUDA out of memory"),
@@ -140,6 +141,34 @@ def test_failures_are_records_with_reason_and_traceback(job, fail, reason, words
     assert len(record.epochs) == 1
     # What a retry may cure is not noted as an end.
     assert (checkpoint.ended(job.home.trial(trial.id), trial.id) is None) == (reason == "out_of_memory")
+
+
+def test_what_rays_answer_to_sigterm_raises_is_no_end_of_the_trial(job, monkeypatch):
+    """It comes out of whatever the method was doing, from a module of Ray's."""
+    scope = {"__name__": "ray._private.utils"}
+    exec("def handler(): raise SystemExit(1)", scope)
+
+    def method(config, data, *, seed, device, resume=None):
+        yield Epoch(1, {"auroc": 0.5}, dict)
+        scope["handler"]()
+
+    monkeypatch.setattr(worker, "_method", lambda *_names: Method(method, walks.Walk))
+    trial = trial_of(walks.Walk())
+    with pytest.raises(SystemExit):
+        list(run_trial(trial, job))
+    assert checkpoint.ended(job.home.trial(trial.id), trial.id) is None
+
+
+@pytest.mark.parametrize(("indices", "words"), [((0, 1), "Epoch(index=0) first"), ((1, 1), "index=1) after epoch 1")])
+def test_epochs_that_do_not_count_up_from_1_are_the_methods_mistake(job, monkeypatch, indices, words):
+    def method(config, data, *, seed, device, resume=None):
+        for index in indices:
+            yield Epoch(index, {"auroc": 0.5}, dict)
+
+    monkeypatch.setattr(worker, "_method", lambda *_names: Method(method, walks.Nothing))
+    record = ended(trial_of(walks.Nothing(), "nothing"), job)
+    assert (record.state, record.reason) == ("failed", "error")
+    assert words in record.error
 
 
 def test_an_end_that_was_not_logged_is_adopted(job):

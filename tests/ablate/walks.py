@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -78,6 +79,8 @@ def _state(index: int, place: float, random: np.random.Generator) -> State:
 def _failure(how: str) -> dict[str, float]:
     if how == "error":
         raise ValueError("a bug of the method")
+    if how == "exit":
+        sys.exit("no such folder")
     if how == "memory":
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
     if how == "kill":
