@@ -252,12 +252,13 @@ def amount(value: float, outcome: Outcome) -> str:
     shown = number(value * outcome.unit)
     if outcome.unit != 100:
         return shown
-    return f"{shown} point" if shown in ("1", "-1") else f"{shown} points"
+    return f"{shown} point" if shown in ("1", "−1") else f"{shown} points"
 
 
 def number(value: float) -> str:
-    """Three significant digits, plain below a million."""
-    return f"{value:.3g}" if abs(value) < 999.5 or abs(value) >= 1e6 else f"{value:.0f}"
+    """Three significant digits, plain below a million, with the tables' minus sign."""
+    text = f"{value:.3g}" if abs(value) < 999.5 or abs(value) >= 1e6 else f"{value:.0f}"
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def p_text(p: float) -> str:

@@ -71,7 +71,7 @@ def test_sentences() -> None:
         "Layer 4 is better than Baseline by 1.3 points (95% interval 0.4 to 2.2, corrected p = 0.012, 10 blocks)."
     )
     assert verdict.equivalence(evidence(0.002, 0.01, 0.00001)).sentence == (
-        "Layer 4 and Baseline are equivalent within 1 point (95% interval -0.7 to 1.1, corrected p < 0.0001, 10 "
+        "Layer 4 and Baseline are equivalent within 1 point (95% interval −0.7 to 1.1, corrected p < 0.0001, 10 "
         "blocks); the difference of 0.2 points is real but within the margin."
     )
     assert verdict.difference(evidence(0.002, 0.01, 0.01)).sentence.endswith(
