@@ -17,7 +17,9 @@ from ablate.nodes import Node, Question, Resources, Seen
 LOOK_S = 1.0
 """Between looks at the cluster's nodes."""
 PROBE_S, HASTE_S = 120.0, 15.0
-"""A node answers within seconds of its first worker's start; after HASTE_S who has not answered is not waited for."""
+"""A node answers within seconds of its first worker's start; after HASTE_S a sweep does not wait for who has not, and
+takes it when it does. `doctor`, which asks once, waits.
+"""
 FORGOTTEN_S = 15.0
 MOST = 32
 """Places that a cluster is asked for at a time; it starts no more nodes than it may."""
@@ -29,7 +31,7 @@ class Census:
     On a cluster of others' each node is asked first whether it sees the home; until it did it counts for nothing.
     """
 
-    def __init__(self, resources: Resources, question: Question | None) -> None:
+    def __init__(self, resources: Resources, question: Question | None, haste_s: float = HASTE_S) -> None:
         self.resources, self.question = resources, question
         self.there: tuple[Node, ...] = ()
         self.seen: dict[str, Seen] = {}
@@ -40,8 +42,10 @@ class Census:
         """Ids of nodes that are gone although Ray still takes them for living: it finds out half a minute later."""
         self._asked: dict[Any, Node] = {}
         self._look()
-        deadline = time.monotonic() + PROBE_S
-        while self._asked and time.monotonic() < deadline and not self._enough(deadline):
+        begun = time.monotonic()
+        while self._asked and (waited_s := time.monotonic() - begun) < PROBE_S:
+            if self.usable() and waited_s > haste_s:  # one that is cut off takes a minute to be found out
+                break
             self._hear(timeout_s=0.5)
         self.news.clear()
         self._count()
@@ -104,10 +108,6 @@ class Census:
                 self.dead |= {node.id} if gone else set()
                 return node.id, gone
         return place, preempted or bool(place)
-
-    def _enough(self, deadline: float) -> bool:
-        """Whether to begin although some have not answered: one that is cut off takes a minute to be found out."""
-        return bool(self.usable()) and deadline - time.monotonic() < PROBE_S - HASTE_S
 
     def _look(self) -> None:
         self.there = tuple(nodes.from_ray(row) for row in _rows() if row["Alive"])
@@ -197,7 +197,7 @@ def _checked(seen: Seen, question: Question | None) -> Seen:
 
 def survey(question: Question) -> list[Seen]:
     """All nodes' answers, with their clocks compared over a worker that is up already."""
-    census = Census(Resources(cpus=0.0, gpus=0.0), question)
+    census = Census(Resources(cpus=0.0, gpus=0.0), question, haste_s=PROBE_S)
     found = [census.seen.get(node.id) or Seen(node.id, node.host, why="did not answer") for node in census.there]
     return [each if each.why else replace(each, clock=_clock(each.node)) for each in found]
 
