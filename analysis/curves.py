@@ -57,12 +57,13 @@ def curves(frame: Frame, findings: Findings, study: Study) -> Picture | None:
         return figure
 
     longest = int(frame.epochs["epoch"].max())
+    grey = "; grey: the baseline's mean" if series[study.baseline][0].size else ""
     thinned = f" {POINTS} of {longest} epochs are drawn." if longest > POINTS else ""
     return Picture(
         "curves",
         f"{shown.name} by epoch",
-        "Line: mean over the blocks that have reached the epoch; band: smallest to largest run; grey: the baseline's "
-        f"mean. All runs count here, failed and unfinished ones up to where they got.{thinned}",
+        f"Line: mean over the blocks that have reached the epoch; band: smallest to largest run{grey}. All runs count "
+        f"here, failed and unfinished ones up to where they got.{thinned}",
         "; ".join(f"{arm.label or arm.name}: {_ends(series[arm.name], shown)}" for arm in drawn),
         draw,
     )

@@ -96,8 +96,9 @@ def _oscr(exhibits: Exhibits, study: Study, dataset: str) -> tuple[Picture, ...]
     legend = [
         Line2D([], [], color=ARM, lw=1.3, label="unknown"),
         Line2D([], [], color=OUTSIDE, lw=1.3, dashes=(3, 1.5), label="negative"),
-        Line2D([], [], color=OTHER, lw=0.9, label="baseline, unknown"),
     ]
+    if runs.get(study.baseline):
+        legend.append(Line2D([], [], color=OTHER, lw=0.9, label="baseline, unknown"))
     counts = sorted({len(runs[arm.name]) for arm in arms})
     several = f"{counts[0]} to {counts[-1]} runs" if len(counts) > 1 else f"{counts[0]} runs" if counts[0] > 1 else ""
     shape = f"Line: mean of {several}; band: lowest to highest. " if several else "One run an arm. "

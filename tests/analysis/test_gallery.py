@@ -98,6 +98,15 @@ def test_curves_are_the_mean_and_the_range_of_the_runs(study: Study, exhibits: E
         assert (at_one.min(), at_one.max()) == (pytest.approx(min(last)), pytest.approx(max(last)))
 
 
+def test_a_baseline_that_was_left_out_is_not_in_the_legend(study: Study, exhibits: Exhibits) -> None:
+    def legend(of: Exhibits) -> list[str]:
+        return [text.get_text() for each in figure_of("oscr", of, study).legends for text in each.get_texts()]
+
+    without = dataclasses.replace(exhibits, shown=tuple(run for run in exhibits.shown if run.arm != study.baseline))
+    assert legend(exhibits) == ["unknown", "negative", "baseline, unknown"]
+    assert legend(without) == ["unknown", "negative"]
+
+
 def test_a_rate_that_was_stored_in_single_precision_is_found_again() -> None:
     held = {"oscr_unknown_fpr": np.float32([1, 0.1, 0.01]), "oscr_unknown_ccr": np.float32([0.9, 0.5, 0.25])}
     found = openset_figures.ccr(held, "unknown", np.array([1.0, 0.5, 0.1, 0.01, 0.001]))
