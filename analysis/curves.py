@@ -22,7 +22,7 @@ POINTS = 100
 def curves(frame: Frame, findings: Findings, study: Study) -> Picture | None:
     """Small multiples: each arm's mean over its blocks by epoch, with the range of its runs, before the baseline's."""
     metric = study.outcome.metric
-    if metric not in frame.epochs or frame.epochs[metric].notna().sum() == 0 or frame.epochs["epoch"].max() < 2:
+    if metric not in frame.epochs or frame.epochs.loc[frame.epochs[metric].notna(), "epoch"].nunique() < 2:
         return None
     series = {arm.name: bands(frame, arm.name, metric) for arm in study.arms}
     drawn = [arm for arm in study.arms if series[arm.name][0].size]

@@ -356,19 +356,22 @@ def costs(found: Sequence[facts.Cost], study: Study) -> Table:
     named = labels(study)
     kinds = [kind for kind in facts.COSTS if any(cost.kind == kind for cost in found)]
     known = {(cost.arm, cost.kind): cost for cost in found}
+    against = any(cost.arm == study.baseline for cost in found)
+    both = 2 if against else 1
 
-    def cells(arm: str, kind: str) -> tuple[str, str]:
+    def cells(arm: str, kind: str) -> tuple[str, ...]:
         cost = known.get((arm, kind))
         if cost is None:
-            return display.MISSING, display.MISSING
+            return (display.MISSING, display.MISSING)[:both]
         show = display.seconds if kind == "seconds" else lambda value: display.amount(value, facts.COSTS[kind][1])
-        return f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})", display.fixed(cost.times, 2)
+        return (f"{show(cost.mean)} ({show(cost.low)} to {show(cost.high)})", display.fixed(cost.times, 2))[:both]
 
-    heads = [head for kind in kinds for head in (facts.COSTS[kind][0], "× baseline")]
+    heads = [head for kind in kinds for head in (facts.COSTS[kind][0], "× baseline")[:both]]
     arms = [arm.name for arm in study.arms if any(cost.arm == arm.name for cost in found)]
     rows = {arm: [cell for kind in kinds for cell in cells(arm, kind)] for arm in arms}
     body = tuple(Row((named[arm], *row), baseline=arm == study.baseline) for arm, row in rows.items())
-    caption = "Cost of a finished run: mean (smallest to largest), and over the baseline's on the blocks of both."
+    caption = "Cost of a finished run: mean (smallest to largest)"
+    caption += ", and over the baseline's on the blocks of both." if against else "."
     return Table("costs", caption, (Column("arm", "left"), *map(Column, heads)), body)
 
 

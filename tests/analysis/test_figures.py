@@ -91,6 +91,14 @@ def test_curves_are_mean_and_range_over_the_blocks(study: Study, frame: Frame) -
     assert list(epochs) == [1, 2, 3, 4, 5, 6]
 
 
+def test_one_measured_epoch_is_no_curve(study: Study, frame: Frame) -> None:
+    """Where only the last of several epochs is measured, an axis of epochs says nothing."""
+    last = frame.epochs["epoch"] == frame.epochs["epoch"].max()
+    once = Frame(frame.trials, frame.epochs.assign(auroc=frame.epochs["auroc"].where(last)))
+    assert curves.curves(frame, compare(frame, study), study) is not None
+    assert curves.curves(once, compare(once, study), study) is None
+
+
 def test_long_curves_are_thinned_from_first_to_last() -> None:
     study = samples.study(2, 2)
     epochs, *_ = curves.bands(samples.frame(study, epochs=257), study.arms[0].name, "auroc")

@@ -403,6 +403,16 @@ def test_costs_stand_beside_the_baselines() -> None:
     assert [row.baseline for row in table.rows] == [True, False, False]
 
 
+def test_costs_without_the_baseline_are_not_set_beside_it() -> None:
+    study = samples.study(3, 4)
+    frame = samples.frame(study)
+    costs = [cost for cost in facts.costs(frame, study) if cost.arm != study.baseline]
+    table = tables.costs(costs, study)
+    assert [column.head for column in table.columns] == ["arm", "time of a run"]
+    assert [len(row.cells) for row in table.rows] == [2, 2]
+    assert table.caption.endswith("(smallest to largest).")
+
+
 def test_costs_over_the_baselines_are_on_the_blocks_of_both() -> None:
     """An arm that has run on the cheap data only is not cheaper."""
     blocks = tuple(Block(dataset=name, seed=seed) for name in ("digits", "mnist") for seed in range(2))
