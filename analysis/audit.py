@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Cells, declared_blocks
+from analysis.cells import Cells, declared_blocks, declared_contrasts, present
 from analysis.findings import ContrastResult
 from analysis.frame import Frame
 from analysis.resampling import overlap
@@ -44,11 +44,11 @@ def warnings(frame: Frame, study: Study, table: Cells) -> tuple[str, ...]:
 
 
 def _arms_and_blocks(frame: Frame, study: Study, table: Cells) -> Iterator[str]:
-    present = list(dict.fromkeys(frame.trials["arm"].astype(str)))
+    seen = dict.fromkeys(frame.trials["arm"].astype(str))
     known = [arm.name for arm in study.arms]
     if table.left_out:
         yield _left_out(study, table)
-    strange = [arm for arm in present if arm not in known]
+    strange = [arm for arm in seen if arm not in known]
     if strange:
         yield f"The frame has {_list(strange)}, which the study does not declare (it changed since): left out."
     declared = declared_blocks(study, table.scale)
@@ -64,8 +64,7 @@ def _arms_and_blocks(frame: Frame, study: Study, table: Cells) -> Iterator[str]:
 
 
 def _left_out(study: Study, table: Cells) -> str:
-    arms, known = table.left_out, table.scale in {size.name for size in study.scales}
-    declared = study.contrasts_at(table.scale) if known else study.contrasts
+    arms, declared = table.left_out, declared_contrasts(study, table.scale)
     n = sum(bool({contrast.arm, contrast.reference} & set(arms)) for contrast in declared)
     said = f"Not part of this sweep: {_list(arms)}."
     if n:
@@ -81,7 +80,7 @@ def _unfinished(study: Study, table: Cells) -> Iterator[str]:
             reasons = _list([f"{block}: {reason}" for block, reason in failed.items()], "; ")
             where = f"{len(failed)} of {_count(len(table.blocks), 'block')}"
             yield f"{arm.name} failed on {where} ({reasons}): its contrasts leave them out."
-    arms = [arm.name for arm in study.arms if arm.name not in table.left_out]
+    arms = [arm.name for arm in present(table, study)]
     open_cells = {arm: len(table.pending[arm]) for arm in arms if table.pending[arm]}
     some = {arm: n for arm, n in open_cells.items() if n < len(table.blocks)}
     if some:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.frame import Frame, FrameError
 from analysis.selection import outcomes
-from search_spaces.study import Outcome, Study
+from search_spaces.study import Arm, Contrast, Outcome, Study
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,17 @@ def _block_order(frame: Frame, study: Study, scale: str) -> tuple[str, ...]:
 def declared_blocks(study: Study, scale: str) -> tuple[str, ...]:
     """Names of the scale's blocks; none for a scale that the study no longer has."""
     return tuple(block.name for size in study.scales if size.name == scale for block in size.blocks)
+
+
+def declared_contrasts(study: Study, scale: str) -> tuple[Contrast, ...]:
+    """The scale's contrasts; all of the study's for a scale that it no longer has."""
+    known = any(size.name == scale for size in study.scales)
+    return study.contrasts_at(scale) if known else study.contrasts
+
+
+def present(table: Cells, study: Study) -> list[Arm]:
+    """The study's arms that belong to the sweep."""
+    return [arm for arm in study.arms if arm.name not in table.left_out]
 
 
 def _text(value: object) -> str:

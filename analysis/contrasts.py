@@ -69,13 +69,8 @@ def compare(frame: Frame, study: Study, *, generator: np.random.Generator | None
     )
 
 
-def _arms(table: Cells, study: Study) -> list[Arm]:
-    """The study's arms that belong to the sweep."""
-    return [arm for arm in study.arms if arm.name not in table.left_out]
-
-
 def _summaries(table: Cells, study: Study) -> tuple[ArmSummary, ...]:
-    return tuple(_summary(arm, table, study.alpha) for arm in _arms(table, study))
+    return tuple(_summary(arm, table, study.alpha) for arm in cells.present(table, study))
 
 
 def _summary(arm: Arm, table: Cells, alpha: float) -> ArmSummary:
@@ -109,7 +104,7 @@ def _secondary(frame: Frame, study: Study) -> tuple[dict[str, tuple[ArmSummary, 
 
 def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> dict[str, Interval]:
     """Arm -> interquartile mean over several datasets of equally many blocks that every arm finished."""
-    arms = _arms(table, study)
+    arms = cells.present(table, study)
     by_dataset: dict[str, list[str]] = {}
     for block in table.shared([arm.name for arm in arms]):
         by_dataset.setdefault(table.dataset[block], []).append(block)
@@ -124,7 +119,7 @@ def _interquartile(table: Cells, study: Study, random: np.random.Generator) -> d
 
 def _complete(table: Cells, study: Study) -> dict[str, Floats]:
     """Arm -> outcomes, over the blocks that every arm finished."""
-    arms = [arm.name for arm in _arms(table, study)]
+    arms = [arm.name for arm in cells.present(table, study)]
     blocks = table.shared(arms)
     return {arm: np.array([table.values[arm][block] for block in blocks]) for arm in arms}
 
@@ -153,8 +148,7 @@ class _Tested:
 
 def _contrasts(frame: Frame, table: Cells, study: Study, random: np.random.Generator) -> tuple[ContrastResult, ...]:
     """Of the arms in the sweep; corrected for all that were declared, so that leaving arms out gains nothing."""
-    known = any(size.name == table.scale for size in study.scales)
-    declared = study.contrasts_at(table.scale) if known else study.contrasts
+    declared = cells.declared_contrasts(study, table.scale)
     tested = [_tested(contrast, frame, table, random) for contrast in declared]
     apart = _corrected(declared, [one.apart for one in tested], study.correction)
     same = _corrected(declared, [one.same for one in tested], study.correction)
